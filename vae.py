@@ -1,0 +1,400 @@
+"""Problems 4.2 and 4.3: a variational autoencoder on MNIST and on Fashion-MNIST.
+
+    python vae.py                                  MNIST, the handed-out network and settings (10 epochs)
+    python vae.py --dataset fashion                Fashion-MNIST, the best settings found
+    python vae.py --latent-dim 2 --run-name vae_2d a plane of codes, drawn as a manifold
+    python vae.py --resume                         continue where the same command was stopped
+
+Writes runs/<run>.pt (checkpoint), runs/<run>/ (grids of every epoch), runs/<run>_samples.npz (10 000 samples),
+plots/<run>.json (record) and plots/<run>_*.pdf (figures). The model is Kingma & Welling's (2014, arXiv:1312.6114):
+p(z) = N(0, I), q(z|x) = N(mu, diag(exp(logvar))), pixels in [0, 1] scored by the Bernoulli cross-entropy, in nats per
+image. On grey pixels that cross-entropy bounds no likelihood.
+"""
+import argparse
+import contextlib
+import io
+import json
+import math
+import re
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from tqdm import tqdm
+
+HERE = Path(__file__).resolve().parent
+PIXELS = 28 * 28
+
+DEFAULTS = {  # MNIST keeps the handed-out settings, Fashion-MNIST has the best ones found
+    "mnist": dict(epochs=10, hidden_dim=400, layers=1, latent_dim=20, schedule="constant"),
+    "fashion": dict(epochs=40, hidden_dim=512, layers=2, latent_dim=20, schedule="cosine"),
+}
+
+
+class VAE(nn.Module):
+    """The handed-out network 784-400-20-400-784; `layers` > 1 repeats the hidden layer on both sides."""
+
+    def __init__(self, hidden_dim=400, layers=1, latent_dim=20):
+        super().__init__()
+        self.fc1 = nn.Linear(PIXELS, hidden_dim)
+        self.deeper_encoder = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(layers - 1))
+        self.fc21 = nn.Linear(hidden_dim, latent_dim)  # mean of q(z|x)
+        self.fc22 = nn.Linear(hidden_dim, latent_dim)  # log variance of q(z|x)
+        self.fc3 = nn.Linear(latent_dim, hidden_dim)
+        self.deeper_decoder = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(layers - 1))
+        self.fc4 = nn.Linear(hidden_dim, PIXELS)
+
+    def encode(self, x):
+        """x (B, 784) in [0, 1] -> mean and log variance of q(z|x), each (B, latent)."""
+        h = F.relu(self.fc1(x))
+        for layer in self.deeper_encoder:
+            h = F.relu(layer(h))
+        return self.fc21(h), self.fc22(h)
+
+    def reparameterize(self, mu, logvar):
+        """Draw z = mu + sigma * epsilon, so that gradients reach mu and logvar (Kingma & Welling, section 2.4)."""
+        return mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+
+    def decode(self, z):
+        """z (B, latent) -> logits of the pixels (B, 784); the image is their sigmoid."""
+        h = F.relu(self.fc3(z))
+        for layer in self.deeper_decoder:
+            h = F.relu(layer(h))
+        return self.fc4(h)
+
+    def forward(self, x):
+        """x (B, 1, 28, 28) or (B, 784) in [0, 1] -> (logits of the reconstruction (B, 784), mu, logvar)."""
+        mu, logvar = self.encode(x.view(-1, PIXELS))
+        return self.decode(self.reparameterize(mu, logvar)), mu, logvar
+
+
+def gaussian_kl(mu, logvar):
+    """KL(N(mu, diag(exp(logvar))) || N(0, I)) in nats, summed over batch and dimensions (appendix B of the paper)."""
+    return -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+
+
+def VAE_loss_function(recon_x, x, mu, logvar, beta=1.0):
+    """Reconstruction + beta * KL in nats, summed over pixels and batch; beta = 1 is the negative ELBO.
+
+    recon_x: logits (B, 784), whose log-sigmoid cannot underflow; x: B images in [0, 1]; mu, logvar: (B, latent).
+    """
+    reconstruction = F.binary_cross_entropy_with_logits(recon_x, x.view(-1, PIXELS), reduction="sum")
+    return reconstruction + beta * gaussian_kl(mu, logvar)
+
+
+# ------------------------------------------------------------- helpers, the same text in every script that has them
+STYLE = {"backend": "Agg", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "gray",
+         "figure.constrained_layout.use": True, "pdf.fonttype": 42, "legend.frameon": False, "lines.linewidth": 1.2}
+
+
+def load_dataset(name, data_dir):
+    """(train images, labels, test images, labels) as uint8 (N, 28, 28) and (N,); OSError names a file not to be had."""
+    dataset = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}[name]
+    tensors = []
+    for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        path = Path(data_dir, dataset.__name__, "raw", f"{file}-ubyte")
+        try:
+            if not path.exists():
+                with contextlib.redirect_stdout(io.StringIO()):
+                    dataset(data_dir, download=True)
+            tensors.append(torchvision.datasets.mnist.read_sn3_pascalvincent_tensor(path))
+            shape = (len(tensors[-1]), 28, 28) if "images" in file else (len(tensors[-2]),)
+            if tensors[-1].shape != shape or 0 in shape or ("labels" in file and tensors[-1].max() > 9):
+                raise ValueError("not images of 28 x 28 pixels with one label from 0 to 9 each")
+        except Exception as error:
+            fault = "is damaged; delete it" if path.exists() else "is missing and not to be downloaded; get a network"
+            raise OSError(f"{path} {fault}, name another --data-dir, or run `make demo` (no download)") from error
+    return tensors
+
+
+def choose_device(no_cuda):
+    """The CUDA device where there is one and `no_cuda` is off, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() and not no_cuda else "cpu")
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{path.name}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_figure(figure, path):
+    """Write a figure as PDF without its date, so that the same picture is the same bytes."""
+    with replacing(path) as part:
+        figure.savefig(part, metadata={"CreationDate": None})
+    plt.close(figure)
+
+
+def write_record(path, args, device, numbers, **fields):
+    """Write a run's record as JSON; `numbers` maps a name to (value, the format the report prints it in)."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    record = {"command": args.command, "settings": settings_of(args), "seed": args.seed, "device": name, **fields,
+              "versions": {m.__name__: m.__version__ for m in (torch, torchvision, np, matplotlib)},
+              "numbers": {key: {"value": value, "format": spec} for key, (value, spec) in numbers.items()}}
+    with replacing(path) as part:
+        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def settings_of(args):
+    """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
+    aside = ("data_dir", "out_dir", "runs_dir", "resume", "log_interval", "no_cuda", "command")
+    return {name: value for name, value in vars(args).items() if name not in aside}
+
+
+def run(main):
+    """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
+    try:
+        main()
+    except (OSError, FloatingPointError) as error:
+        advice = "; make room there, or name another folder (--help)" if getattr(error, "filename", None) else ""
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}{advice}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+# ---------------------------------------------------------------------------- training, evaluation and the pictures
+def train(model, images, optimizer, args, epoch, bar):
+    """One epoch over `images` (N, 784) in [0, 1]: {train_loss, ...}, as means in nats per image with beta = 1."""
+    model.train()
+    torch.set_float32_matmul_precision("medium" if args.precision == "auto" else "highest")
+    torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on nothing before it but weights and Adam
+    batches = torch.randperm(len(images)).to(images.device).split(args.batch_size)
+    totals = torch.zeros(2, dtype=torch.float64, device=images.device)  # of the trained loss and the KL
+    for step, batch in enumerate(batches):
+        if args.schedule == "cosine":  # half a period, from lr to 0
+            done = (epoch - 1 + step / len(batches)) / args.epochs
+            optimizer.param_groups[0]["lr"] = args.lr * (0.5 + 0.5 * math.cos(math.pi * done))
+        x = images[batch]
+        recon, mu, logvar = model(x)
+        loss = VAE_loss_function(recon, x, mu, logvar, args.beta)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            totals += torch.stack((loss, gaussian_kl(mu, logvar)))
+        if (step + 1) % args.log_interval == 0:
+            bar.set_postfix_str(f"epoch {epoch}, loss {loss.item() / len(x):.1f} nats")
+        bar.update()
+    loss, kl = (totals / len(images)).tolist()
+    return {"train_loss": loss + (1 - args.beta) * kl, "train_reconstruction": loss - args.beta * kl, "train_kl": kl}
+
+
+@torch.no_grad()
+def test(model, images, args):
+    """{test_loss, ...} of `images` (N, 784), as means in nats per image: one seeded z each, beta = 1, float32."""
+    model.eval()
+    torch.set_float32_matmul_precision("highest")
+    torch.manual_seed(args.seed)
+    recon, mu, logvar = model(images)
+    loss = VAE_loss_function(recon, images, mu, logvar).item() / len(images)
+    kl = gaussian_kl(mu, logvar).item() / len(images)
+    return {"test_loss": loss, "test_reconstruction": loss - kl, "test_kl": kl}
+
+
+@torch.no_grad()
+def sample(model, count, args):
+    """`count` decoded draws of z ~ N(0, I), the same z in every epoch: pixel means (count, 784) in [0, 1]."""
+    torch.manual_seed(args.seed)
+    return model.decode(torch.randn(count, args.latent_dim, device=model.fc4.weight.device)).sigmoid()
+
+
+@torch.no_grad()
+def epoch_grids(model, images, args):
+    """8 images over their reconstructions from the mean code, and 64 samples: (16, 784) and (64, 784) in [0, 1]."""
+    recon = model.decode(model.encode(images[:8])[0]).sigmoid()
+    return {"reconstructions": torch.cat((images[:8], recon)), "samples": sample(model, 64, args)}
+
+
+def draw_grids(path, grids, columns, width=3.2):
+    """Draw grids {title: images (N, 784) in [0, 1]} side by side, each `width` inches, on one fixed grey scale."""
+    height = width * max(len(images) for images in grids.values()) / columns**2 + 0.25
+    figure, panels = plt.subplots(1, len(grids), figsize=(width * len(grids), height), squeeze=False)
+    for axes, (title, images) in zip(panels[0], grids.items()):
+        tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28).cpu(), nrow=columns, pad_value=0.5)[0]
+        axes.imshow(tiles.numpy(), vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(title)
+        axes.axis("off")
+    save_figure(figure, path)
+
+
+def draw_curves(path, curves):
+    """Loss, reconstruction and KL over the epochs, on training and test images."""
+    figure, panels = plt.subplots(1, 3, figsize=(6.5, 2.0))
+    for axes, part in zip(panels, ("loss", "reconstruction", "kl")):
+        epochs = range(1, len(curves["test_loss"]) + 1)
+        axes.plot(epochs, curves[f"train_{part}"], "--", color="0.5", label="training (mean over the epoch)")
+        axes.plot(epochs, curves[f"test_{part}"], color="C0", label="test (after the epoch)")
+        axes.set(xlabel="epoch", ylabel=f"{'KL' if part == 'kl' else part} [nats per image]")
+    panels[0].legend()
+    save_figure(figure, path)
+
+
+@torch.no_grad()
+def draw_latent(stem, model, images, labels):
+    """Traversals of the most used dimensions, paths between images of two classes, and the manifold of a plane."""
+    mu, logvar = model.encode(images)
+    used = (mu.pow(2) + logvar.exp() - 1 - logvar).mean(0).argsort(descending=True)[:8]  # by their share of the KL
+    codes = mu[:1].repeat(len(used), 11, 1)  # (8, 11, latent)
+    for row, dimension in enumerate(used):
+        codes[row, :, dimension] = torch.linspace(-3, 3, 11)
+    draw_grids(Path(f"{stem}_traversal.pdf"), {"": model.decode(codes.flatten(0, 1)).sigmoid()}, 11, width=4.2)
+    first = [int((labels == label).nonzero()[0]) for label in labels.unique()]  # one test image of each class
+    steps = torch.linspace(0, 1, 9, device=mu.device)[:, None]
+    paths = [torch.cat((images[a:a + 1], model.decode(torch.lerp(mu[a], mu[b], steps)).sigmoid(), images[b:b + 1]))
+             for a, b in zip(first, first[1:] + first[:1])]
+    draw_grids(Path(f"{stem}_interpolation.pdf"), {"": torch.cat(paths)}, 11, width=4.2)
+    if mu.shape[1] == 2:
+        quantiles = torch.special.ndtri(torch.linspace(0.02, 0.98, 20, device=mu.device))
+        manifold = model.decode(torch.cartesian_prod(quantiles, quantiles)).sigmoid()
+        draw_grids(Path(f"{stem}_manifold.pdf"), {"": manifold}, 20, width=5)
+
+
+NUMBERS = {  # flag: (type, default, least, most, what it is); a default of None depends on the data set
+    "--epochs": (int, None, 1, 100_000, "passes over the training images"),
+    "--batch-size": (int, 128, 1, 60_000, "images in a mini-batch"),
+    "--lr": (float, 1e-3, 1e-12, 1e12, "learning rate of Adam"),
+    "--hidden-dim": (int, None, 1, 65_536, "width of the hidden layers"),
+    "--layers": (int, None, 1, 32, "hidden layers in the encoder, and again in the decoder"),
+    "--latent-dim": (int, None, 1, 4_096, "dimensions of z"),
+    "--beta": (float, 1.0, 0, 1e6, "weight of the KL in training"),
+    "--seed": (int, 1, 0, 2**31, "seed of every random number"),
+    "--log-interval": (int, 10, 1, 10**9, "batches between two updates of the loss shown"),
+}
+
+
+def parse_args(argv=None):
+    """The command line (default: sys.argv), checked; a wrong one ends with status 2 and one line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message} (--help lists every flag)\n")
+    parser.add_argument("--dataset", choices=DEFAULTS, default="mnist")
+    for flag, (kind, default, least, most, text) in NUMBERS.items():
+        parser.add_argument(flag, type=kind, default=default, help=f"{text}, {least} to {most}")
+    parser.add_argument("--schedule", choices=("constant", "cosine"), help="of the learning rate; cosine ends at 0")
+    parser.add_argument("--precision", choices=("auto", "float32"), default="auto",
+                        help="auto lets the hardware round the factors of matrix products while training")
+    parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
+    parser.add_argument("--resume", action="store_true", help="continue the run of this name where it stopped")
+    parser.add_argument("--run-name", help="default: vae_<dataset>")
+    parser.add_argument("--data-dir", type=Path, default=HERE / "data", help="torchvision's root")
+    parser.add_argument("--out-dir", type=Path, default=HERE / "plots", help="for figures and the record")
+    parser.add_argument("--runs-dir", type=Path, default=HERE / "runs", help="for checkpoint, samples and epoch grids")
+    argv = sys.argv[1:] if argv is None else argv
+    parser.set_defaults(**DEFAULTS[parser.parse_args(argv).dataset])
+    args = parser.parse_args(argv)
+    for flag, (_, _, least, most, _) in NUMBERS.items():
+        if not least <= (value := getattr(args, flag[2:].replace("-", "_"))) <= most:
+            parser.error(f"{flag} {value} is not between {least} and {most}")
+    args.run_name = args.run_name or f"vae_{args.dataset}"
+    if not re.fullmatch(r"\w[\w.-]*", args.run_name):
+        parser.error(f"--run-name {args.run_name!r} is not made of letters, digits, '_', '.' and '-'")
+    args.command = shlex.join(["python", Path(__file__).name, *(word for word in argv if word != "--resume")])
+    return args
+
+
+def load_checkpoint(path, args, device):
+    """The state that `path` holds; OSError when it is absent, damaged, or of a run with other settings."""
+    if not path.exists():
+        raise OSError(f"{path} does not exist: nothing to resume, start the run without --resume")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        changed = [name for name, value in settings_of(args).items() if state["settings"][name] != value]
+        if args.schedule == "constant" and state["epoch"] <= args.epochs and "epochs" in changed:
+            changed.remove("epochs")  # more epochs only append to a run, where they do not stretch a schedule
+        there = ", ".join(f"--{name.replace('_', '-')} {state['settings'][name]}" for name in changed)
+    except Exception as error:
+        raise OSError(f"{path} is damaged or not of this script: delete it and start without --resume") from error
+    if changed:
+        raise OSError(f"{path} was made with {there}: resume with that, or start another --run-name")
+    return state
+
+
+def save_checkpoint(path, state, model, optimizer):
+    """Write the state of a run in one piece, or not at all."""
+    buffer = io.BytesIO()  # torch.save would hide a full disk behind a RuntimeError; write_bytes says it
+    torch.save(state | {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
+    with replacing(path) as part:
+        part.write_bytes(buffer.getvalue())
+
+
+def fit(model, train_images, test_images, args, device):
+    """Train to the last epoch, saving grids and state after each; returns the state: epoch, seconds, curves, first."""
+    checkpoint = args.runs_dir / f"{args.run_name}.pt"
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
+    state = {"settings": settings_of(args), "epoch": 0, "seconds": 0.0, "curves": {}, "first": {}}
+    if args.resume:
+        state = load_checkpoint(checkpoint, args, device) | {"settings": settings_of(args)}
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        print(f"{args.run_name}: {state['epoch']} of {args.epochs} epochs were already done")
+    else:
+        save_checkpoint(checkpoint, state, model, optimizer)
+    steps = math.ceil(len(train_images) / args.batch_size)
+    bar = tqdm(total=args.epochs * steps, initial=state["epoch"] * steps, unit="batch", disable=None)
+    for epoch in range(state["epoch"] + 1, args.epochs + 1):
+        start = time.perf_counter()
+        losses = train(model, train_images, optimizer, args, epoch, bar) | test(model, test_images, args)
+        if not all(map(math.isfinite, losses.values())):
+            raise FloatingPointError(f"the loss became {losses['train_loss']} in epoch {epoch} of {args.command} (--lr "
+                                     f"{args.lr:g}); epoch {epoch - 1} is kept, start again with a smaller --lr")
+        for name, value in losses.items():
+            state["curves"].setdefault(name, []).append(value)
+        grids = epoch_grids(model, test_images, args)
+        for kind, images in grids.items():
+            with replacing(args.runs_dir / args.run_name / f"{kind}_{epoch:03d}.png") as part:
+                torchvision.utils.save_image(images.view(-1, 1, 28, 28), part, nrow=8, pad_value=0.5)
+        state |= {"epoch": epoch, "seconds": state["seconds"] + time.perf_counter() - start,
+                  "first": state["first"] or grids}
+        save_checkpoint(checkpoint, state, model, optimizer)
+        bar.write("  ".join([f"epoch {epoch}", *(f"{k} {v:.2f}" for k, v in losses.items())]), file=sys.stdout)
+    bar.close()
+    return state
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    device = choose_device(args.no_cuda)
+    plt.rcParams.update(STYLE)
+    for folder in (args.out_dir, args.runs_dir):  # found out now rather than after training
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    train_images, _, test_images, test_labels = load_dataset(args.dataset, args.data_dir)
+    train_images, test_images = (x.to(device).view(-1, PIXELS).float() / 255 for x in (train_images, test_images))
+    torch.manual_seed(args.seed)
+    model = VAE(args.hidden_dim, args.layers, args.latent_dim).to(device)
+    try:
+        state = fit(model, train_images, test_images, args, device)
+    except KeyboardInterrupt:
+        print(f"\n{args.run_name} is stopped; to continue it: {args.command} --resume", file=sys.stderr)
+        raise
+
+    samples = sample(model, 10_000, args)
+    with replacing(args.runs_dir / f"{args.run_name}_samples.npz") as part:
+        np.savez_compressed(part, images=(samples * 255).round().byte().view(-1, 28, 28).cpu().numpy())
+    stem = args.out_dir / args.run_name
+    for kind, last in epoch_grids(model, test_images, args).items():
+        first_and_last = {"after epoch 1": state["first"][kind], f"after epoch {state['epoch']}": last}
+        draw_grids(Path(f"{stem}_{kind}.pdf"), first_and_last, columns=8)
+    draw_curves(Path(f"{stem}_curves.pdf"), state["curves"])
+    draw_latent(stem, model, test_images, test_labels)
+    numbers = {name: (curve[-1], ".2f") for name, curve in state["curves"].items()}
+    write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"])
+    print(f"test loss {numbers['test_loss'][0]:.2f} nats per image; record and figures: {stem}*")
+
+
+if __name__ == "__main__":
+    run(main)
