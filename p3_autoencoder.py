@@ -129,13 +129,13 @@ def posterior_mean(corrupted, nodes=4001):
     return torch.softmax(-torch.cdist(corrupted.double(), curve).square() / (2 * SIGMA**2), dim=1) @ curve
 
 
-def train_denoiser(seed, steps=4000):
+def train_denoiser(seed, steps=20_000):
     """Least-squares regression of x - x^ on x^; the optimum is E[x | x^] - x^ (Alain & Bengio 2014, theorem 1)."""
     torch.manual_seed(seed)
     denoiser = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=5e-3)
     for _ in range(steps):
-        optimizer.param_groups[0]["lr"] *= 0.999  # ends at 1e-4
+        optimizer.param_groups[0]["lr"] *= 0.9998  # ends at 1e-4
         clean = parabola(512)
         corrupted = corrupt_gaussian(clean)
         loss = nn.functional.mse_loss(denoiser(corrupted), clean - corrupted)
@@ -166,13 +166,13 @@ def draw_corruption(stem, denoiser):
         panel.set(title=title, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
     save_figure(figure, Path(f"{stem}_corruption.pdf"))
 
-    grid = torch.cartesian_prod(torch.linspace(-1.3, 1.3, 21), torch.linspace(-0.4, 1.4, 15))
+    grid = torch.cartesian_prod(torch.linspace(-1.4, 1.4, 15), torch.linspace(-0.4, 1.4, 10))
     exact = posterior_mean(grid).float() - grid
     near = exact.norm(dim=1) < 3 * SIGMA  # farther out corrupted points are too rare to learn from
-    figure, axes = plt.subplots(figsize=(5, 3.0))
-    axes.plot(curve := np.linspace(-1, 1, 200), curve**2, color="0.7", linewidth=3, label="data $y = x^2$")
-    for moves, color, width, label in ((exact, "black", 0.007, r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$"),
-                                       (denoiser(grid), "C1", 0.003, "learned")):
+    figure, axes = plt.subplots(figsize=(5.2, 3.6))
+    axes.plot(curve := np.linspace(-1, 1, 200), curve**2, color="C0", linewidth=3, label="data $y = x^2$")
+    for moves, color, width, label in ((exact, "0.65", 0.011, r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$"),
+                                       (denoiser(grid), "black", 0.003, "learned")):
         axes.quiver(*torch.cat((grid, moves), dim=1)[near].T.numpy(), angles="xy", scale_units="xy", scale=1,
                     color=color, width=width, label=label)
     axes.set(xlabel=r"$\hat x_1$", ylabel=r"$\hat x_2$", aspect="equal")
@@ -247,8 +247,8 @@ def draw_embedding(path, planes, labels):
         points = panel.scatter(*codes.T.numpy(), c=labels.numpy(), cmap="tab10", vmin=0, vmax=9, s=1.5, linewidth=0,
                                rasterized=True)
         for label in labels.unique().tolist():
-            panel.text(*codes[labels == label].mean(0).tolist(), str(label), ha="center", va="center", weight="bold",
-                       bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "linewidth": 0.5})
+            panel.text(*codes[labels == label].mean(0).tolist(), str(label), ha="center", va="center", size=6,
+                       bbox={"boxstyle": "circle,pad=0.1", "facecolor": "white", "linewidth": 0.5})
         (left, bottom), (right, top) = codes.quantile(torch.tensor([0.002, 0.998]), dim=0).tolist()  # but for outliers
         unit = "component" if title == "PCA" else "hidden neuron"
         panel.set(title=title, xlabel=f"{unit} 1", ylabel=f"{unit} 2", xlim=(left, right), ylim=(bottom, top))
