@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: two workers share two cores
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -22,10 +23,28 @@ def glyph_dir(tmp_path_factory):
 
 
 @pytest.fixture
+def folders(glyph_dir, tmp_path):
+    """The flags that keep a run inside a test's own folder."""
+    return ["--data-dir", str(glyph_dir), "--out-dir", str(tmp_path / "plots"), "--runs-dir", str(tmp_path / "runs")]
+
+
+@pytest.fixture
 def command():
     """Run a script as a person does: command(script, *flags, cwd=...) -> CompletedProcess with text output."""
     def call(script, *flags, **options):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run([sys.executable, script, *map(str, flags)], capture_output=True, text=True, timeout=240,
-                              env=environment, **options)
+        return subprocess.run([sys.executable, "-W", "error", str(script), *map(str, flags)], capture_output=True,
+                              text=True, timeout=240, **options)
+    return call
+
+
+@pytest.fixture
+def fails(capsys):
+    """fails(main, flags, status) runs main(flags) as `run` does, expects that status, and returns its one line."""
+    def call(script, flags, status):
+        with pytest.raises(SystemExit) as stop:
+            script.run(lambda: script.main([str(flag) for flag in flags]))
+        text = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err
+        assert (1 if isinstance(stop.value.code, str) else stop.value.code) == status
+        assert len(text.strip().splitlines()) == 1, text
+        return text
     return call

@@ -41,7 +41,7 @@ def draw(count, generator):
     labels = torch.randint(10, (count,), generator=generator)
     chosen = labels * styles + torch.randint(styles, (count,), generator=generator)
     angle, scale, slant, x, y = (torch.rand(5, count, generator=generator) * 2 - 1)
-    angle, scale = 0.2 * angle, 1.2 + 0.2 * scale  # radians; the factor by which the canvas is shrunk around the digit
+    angle, scale = 0.2 * angle, 1.3 + 0.2 * scale  # radians; the factor by which the canvas is shrunk around the digit
     cosine, sine = angle.cos() * scale, angle.sin() * scale
     rows = (torch.stack((cosine, -sine + 0.2 * slant, 0.2 * x)), torch.stack((sine, cosine, 0.2 * y)))
     theta = torch.stack(rows).permute(2, 0, 1)  # (count, 2, 3)

@@ -1,0 +1,144 @@
+"""p3_autoencoder.py: corruption and its exact denoiser, PCA, principal angles, neighbours, and the command."""
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import p3_autoencoder as p3
+
+
+def test_posterior_mean_is_tweedies_formula():
+    """E[x | x^] - x^ = sigma^2 grad log p_sigma(x^), the right-hand side by autograd of the log density."""
+    corrupted = torch.randn(50, 2, dtype=torch.float64, requires_grad=True)
+    t = torch.linspace(-1, 1, 4001, dtype=torch.float64)
+    curve = torch.stack((t, t**2), dim=1)
+    log_density = torch.logsumexp(-(corrupted[:, None] - curve).square().sum(2) / (2 * p3.SIGMA**2), dim=1)
+    score, = torch.autograd.grad(log_density.sum(), corrupted)
+    torch.testing.assert_close(p3.posterior_mean(corrupted.detach()) - corrupted.detach(), p3.SIGMA**2 * score)
+
+
+def test_gaussian_corruption_has_the_stated_moments():
+    torch.manual_seed(0)
+    noise = p3.corrupt_gaussian(torch.zeros(100_000, 2))
+    assert noise.mean(0).abs().max() < 5 * p3.SIGMA / math.sqrt(100_000)
+    torch.testing.assert_close(noise.T.cov(), p3.SIGMA**2 * torch.eye(2), atol=5 * p3.SIGMA**2 / 300, rtol=0)
+
+
+def test_masking_keeps_or_zeroes_each_coordinate_alone():
+    torch.manual_seed(0)
+    clean = torch.rand(100_000, 2) + 1
+    corrupted = p3.corrupt_masking(clean)
+    masked = corrupted == 0
+    assert torch.equal(corrupted[~masked], clean[~masked])
+    for share, expected in ((masked[:, 0], p3.MASKED), (masked[:, 1], p3.MASKED), (masked.all(1), p3.MASKED**2)):
+        assert abs(share.double().mean() - expected) < 5 * math.sqrt(expected / 100_000)
+
+
+def test_parabola():
+    points = p3.parabola(1000)
+    assert torch.equal(points[:, 1], points[:, 0] ** 2) and points[:, 0].abs().max() <= 1
+
+
+@pytest.fixture(scope="module")
+def images():
+    torch.manual_seed(3)
+    return torch.rand(200, 4) @ torch.rand(4, p3.PIXELS) / 4
+
+
+def test_pca_is_the_singular_value_decomposition(images):
+    with torch.no_grad():
+        pca, explained = p3.pca_network(images)
+    _, singular, vt = np.linalg.svd(images.double().numpy() - images.double().numpy().mean(0), full_matrices=False)
+    discarded = (singular[2:] ** 2).sum() / images.numel()
+    assert p3.mean_squared_error(pca, images) == pytest.approx(discarded, rel=1e-4)
+    assert explained == pytest.approx((singular[:2] ** 2).sum() / (singular**2).sum(), rel=1e-6)
+    assert np.allclose(np.abs(np.diag(vt[:2] @ pca.decoder.weight.detach().numpy())), 1, atol=1e-5)
+
+
+def test_pca_is_a_stationary_point_of_the_linear_network(images):
+    pca, _ = torch.no_grad()(p3.pca_network)(images)
+    pca.requires_grad_(True)
+    torch.nn.functional.mse_loss(pca(images), images).backward()
+    assert max(parameter.grad.abs().max() for parameter in pca.parameters()) < 1e-6
+
+
+def test_decoder_plane_finds_a_known_rotation():
+    axes = torch.linalg.qr(torch.randn(p3.PIXELS, 4, dtype=torch.float64)).Q
+    model = p3.Autoencoder().double()
+    tilted = math.cos(0.3) * axes[:, 1] + math.sin(0.3) * axes[:, 2]  # one axis kept, the other turned by 0.3 rad
+    mixed = torch.stack((axes[:, 0] - 2 * tilted, 3 * axes[:, 0] + tilted), dim=1)
+    with torch.no_grad():
+        model.decoder.weight.copy_(mixed)
+        angles, basis = p3.decoder_plane(model, axes[:, :2])
+    assert sorted(angles) == pytest.approx([0, math.degrees(0.3)], abs=1e-5)
+    torch.testing.assert_close(basis, torch.stack((axes[:, 0], tilted), dim=1).float())
+
+
+def test_nearest_neighbours_against_a_double_loop():
+    torch.manual_seed(0)
+    model, train, test = p3.Autoencoder(), torch.rand(60, p3.PIXELS), torch.rand(20, p3.PIXELS)
+    labels = torch.randint(10, (60,))
+    with torch.no_grad():
+        votes = p3.nearest_neighbours(model, train, labels, test, k=5)
+        codes, queries = model.encoder(train).double().numpy(), model.encoder(test).double().numpy()
+    precision = np.linalg.inv(np.cov(codes.T))
+    for query, vote in zip(queries, votes):
+        distance = [(query - code) @ precision @ (query - code) for code in codes]
+        counts = np.bincount(labels[np.argsort(distance)[:5]].numpy())
+        assert vote == counts.argmax()
+
+
+def test_one_hidden_layer_of_two_neurons():
+    model = p3.Autoencoder("sigmoid")
+    assert [tuple(p.shape) for p in model.parameters()] == [(2, 784), (2,), (784, 2), (784,)]
+    assert model(torch.randn(5, 784)).min() > 0 and model(torch.randn(5, 784)).max() < 1
+
+
+def test_the_command_resumes_bit_for_bit(folders, command, tmp_path, fails):
+    done = command(p3.__file__, "--epochs", 3, "--batch-size", 64, *folders)
+    assert done.returncode == 0, done.stderr
+    names = ["linear_train_mse", "linear_test_mse", "sigmoid_train_mse", "sigmoid_test_mse", "pca_train_mse",
+             "pca_test_mse", "linear_knn_accuracy", "sigmoid_knn_accuracy", "pca_knn_accuracy"]
+    record = json.loads((tmp_path / "plots/p3_mnist.json").read_text())
+    assert not [name for name in names if name not in record["numbers"]]
+    assert all(len(curve) == 3 for curve in record["curves"].values())
+    numbers = {name: entry["value"] for name, entry in record["numbers"].items()}
+    assert numbers["pca_train_mse"] < numbers["linear_train_mse"]  # nothing linear beats PCA where it is fitted
+    assert numbers["optimal_distance"] <= numbers["denoised_distance"] < numbers["corrupted_distance"]
+
+    whole = torch.load(tmp_path / "runs/p3_mnist.pt", weights_only=True)
+    figure = (tmp_path / "plots/p3_mnist_embedding.pdf").read_bytes()
+    again = command(p3.__file__, "--epochs", 3, "--batch-size", 64, *folders, "--resume")
+    assert again.returncode == 0 and "3 of 3 epochs were already done" in again.stdout
+    assert (tmp_path / "plots/p3_mnist_embedding.pdf").read_bytes() == figure
+    cut_short(tmp_path / "runs/p3_mnist.pt", folders)
+    resumed = torch.load(tmp_path / "runs/p3_mnist.pt", weights_only=True)
+    assert resumed["curves"] == whole["curves"] and resumed["epoch"] == 3
+    assert all(torch.equal(resumed["model"][name], whole["model"][name]) for name in whole["model"])
+    assert "epochs" in fails(p3, ["--epochs", 4, "--batch-size", 64, *folders, "--resume"], 1)
+
+
+def cut_short(checkpoint, folders):
+    """Train anew, stop as Ctrl-C does once epoch 1 is saved, and resume."""
+    checkpoint.unlink()
+    original = p3.mean_squared_error
+    calls = []
+
+    def interrupt(model, images):
+        calls.append(None)
+        if len(calls) == 5:  # four errors an epoch: this is in the second
+            raise KeyboardInterrupt
+        return original(model, images)
+    p3.mean_squared_error = interrupt
+    flags = ["--epochs", "3", "--batch-size", "64", *folders]
+    try:
+        with pytest.raises(SystemExit) as stop:
+            p3.run(lambda: p3.main(flags))
+    finally:
+        p3.mean_squared_error = original
+        torch.set_grad_enabled(True)
+    assert stop.value.code == 130 and torch.load(checkpoint, weights_only=True)["epoch"] == 1
+    p3.main([*flags, "--resume"])
+    torch.set_grad_enabled(True)
