@@ -169,9 +169,9 @@ def draw_corruption(stem, denoiser):
     grid = torch.cartesian_prod(torch.linspace(-1.4, 1.4, 15), torch.linspace(-0.4, 1.4, 10))
     exact = posterior_mean(grid).float() - grid
     near = exact.norm(dim=1) < 3 * SIGMA  # farther out corrupted points are too rare to learn from
-    figure, axes = plt.subplots(figsize=(5.2, 3.6))
+    figure, axes = plt.subplots(figsize=(4.4, 2.9))
     axes.plot(curve := np.linspace(-1, 1, 200), curve**2, color="C0", linewidth=3, label="data $y = x^2$")
-    for moves, color, width, label in ((exact, "0.65", 0.011, r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$"),
+    for moves, color, width, label in ((exact, "0.65", 0.012, r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$"),
                                        (denoiser(grid), "black", 0.003, "learned")):
         axes.quiver(*torch.cat((grid, moves), dim=1)[near].T.numpy(), angles="xy", scale_units="xy", scale=1,
                     color=color, width=width, label=label)
@@ -261,10 +261,10 @@ def draw_rows(path, rows, width):
     """Rows {name: images (n, 784) in [0, 1]} under each other, on one fixed grey scale."""
     images = torch.stack(list(rows.values()))
     tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28), images.shape[1], pad_value=0.5)[0]
-    figure, axes = plt.subplots(figsize=(width, 0.85 * width * len(rows) / images.shape[1]))
+    figure, axes = plt.subplots(figsize=(width, 0.8 * width * len(rows) / images.shape[1]))
     axes.imshow(tiles.cpu().numpy(), vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], frame_on=False)
-    axes.set_yticks([16 + 30 * row for row in range(len(rows))], rows)
+    axes.set_yticks([16 + 30 * row for row in range(len(rows))], [name.replace(" ", "\n") for name in rows])
     axes.tick_params(length=0)
     save_figure(figure, path)
 
@@ -389,8 +389,8 @@ def main(argv=None):
         codes[title], rows[title], bases[title] = model.encoder(x_test).cpu(), model(x_test[:8]), basis.T
     numbers["linear_excess_percent"] = (100 * (numbers["linear_train_mse"][0] / numbers["pca_train_mse"][0] - 1), ".3f")
     draw_embedding(Path(f"{stem}_embedding.pdf"), codes, test_labels)
-    draw_rows(Path(f"{stem}_reconstructions.pdf"), rows, width=4.6)
-    draw_rows(Path(f"{stem}_planes.pdf"), {name: 0.5 + 3 * basis for name, basis in bases.items()}, width=2.2)
+    draw_rows(Path(f"{stem}_reconstructions.pdf"), rows, width=4.2)
+    draw_rows(Path(f"{stem}_planes.pdf"), {name: 0.5 + 3 * basis for name, basis in bases.items()}, width=2.1)
     write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"])
     print("  ".join(f"{name} {value:{spec}}" for name, (value, spec) in numbers.items() if not name[-1].isdigit()))
 

@@ -234,13 +234,14 @@ def draw_grids(path, grids, columns, width=3.2):
 
 def draw_curves(path, curves):
     """Loss, reconstruction and KL over the epochs, on training and test images."""
-    figure, panels = plt.subplots(1, 3, figsize=(6.5, 2.0))
+    figure, panels = plt.subplots(1, 3, figsize=(6.5, 2.2))
     for axes, part in zip(panels, ("loss", "reconstruction", "kl")):
         epochs = range(1, len(curves["test_loss"]) + 1)
         axes.plot(epochs, curves[f"train_{part}"], "--", color="0.5", label="training (mean over the epoch)")
         axes.plot(epochs, curves[f"test_{part}"], color="C0", label="test (after the epoch)")
-        axes.set(xlabel="epoch", ylabel=f"{'KL' if part == 'kl' else part} [nats per image]")
-    panels[0].legend()
+        axes.set(xlabel="epoch", title="KL" if part == "kl" else part)
+    panels[0].set_ylabel("nats per image")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     save_figure(figure, path)
 
 

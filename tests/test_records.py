@@ -1,0 +1,65 @@
+"""The records in plots/ are what their commands would write today, and the report can only quote them."""
+import importlib
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = sorted((ROOT / "plots").rglob("*.json"))
+sys.path.insert(0, str(ROOT / "report"))
+
+
+def faults(path):
+    """What is wrong with a record: its command, its settings, its name, the form of its numbers."""
+    record = json.loads(path.read_text())
+    python, script, *flags = shlex.split(record["command"])
+    module = importlib.import_module(script.removesuffix(".py"))
+    args = module.parse_args(flags)
+    found = []
+    if python != "python" or args.command != record["command"]:
+        found.append("its command is not the one to type")
+    today = module.settings_of(args)
+    found += [f"{name} is {record['settings'].get(name)!r}, today {today.get(name)!r}"
+              for name in {*today, *record["settings"]} if today.get(name) != record["settings"].get(name)]
+    if today.get("run_name", path.stem) != path.stem:
+        found.append(f"it is named {path.stem}, its run {today['run_name']}")
+    found += [f"{name} is no number" for name, entry in record["numbers"].items()
+              if not re.fullmatch(r"-?[\d.]+(e[-+]\d+)?%?", format(entry["value"], entry["format"]))]
+    return found
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_record_is_what_its_command_would_write_today(path):
+    assert faults(path) == []
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_record_says_where_it_comes_from(path):
+    record = json.loads(path.read_text())
+    assert set(record) == {"command", "settings", "seed", "device", "seconds", "curves", "versions", "numbers"}
+    assert {"torch", "torchvision", "numpy", "matplotlib"} <= set(record["versions"])
+    assert "/" not in record["command"].replace("plots/sweep", "")  # no path of one machine
+
+
+@pytest.mark.parametrize(("part", "key", "value"), [("settings", "epochs", 11), ("settings", "beta", 2.0),
+                                                    ("numbers", "test_loss", {"value": 1.0, "format": "s" * 9})])
+def test_a_planted_stale_record_is_found(tmp_path, part, key, value):
+    record = json.loads((ROOT / "plots/vae_mnist.json").read_text())
+    record[part][key] = value if part == "settings" else {"value": "about 105", "format": ""}
+    planted = tmp_path / "vae_mnist.json"
+    planted.write_text(json.dumps(record))
+    assert len(faults(planted)) == 1
+    planted.rename(tmp_path / "other_name.json")
+    assert len(faults(tmp_path / "other_name.json")) == 2
+
+
+def test_every_figure_of_the_report_was_written_by_a_run():
+    sources = "".join(path.read_text() for path in (ROOT / "report").glob("*.tex"))
+    for name in re.findall(r"\\includegraphics\{(.*?)\}", sources):
+        figure = next((ROOT / "plots").rglob(name), None)
+        assert figure is not None, name
+        assert any(name.startswith(record.stem) for record in figure.parent.glob("*.json")), name
