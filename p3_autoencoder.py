@@ -335,31 +335,30 @@ def fit(models, train_images, test_images, args, device):
         print(f"{args.run_name}: {state['epoch']} of {args.epochs} epochs were already done")
     save()
     steps = math.ceil(len(train_images) / args.batch_size)
-    bar = tqdm(total=args.epochs * steps, initial=state["epoch"] * steps, unit="batch", disable=None)
-    for epoch in range(state["epoch"] + 1, args.epochs + 1):
-        start = time.perf_counter()
-        torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on nothing before but weights and Adam
-        for step, batch in enumerate(torch.randperm(len(train_images)).to(device).split(args.batch_size)):
-            done = (epoch - 1 + step / steps) / args.epochs
-            optimizer.param_groups[0]["lr"] = args.lr * (0.5 + 0.5 * math.cos(math.pi * done))
-            x = train_images[batch]
-            loss = sum(nn.functional.mse_loss(model(x), x) for model in models.values())  # they share no weight
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if (step + 1) % args.log_interval == 0:
-                bar.set_postfix_str(f"epoch {epoch}, MSE of both {loss.item():.4f}")
-            bar.update()
-        errors = {f"{name}_{split}_mse": mean_squared_error(model, images) for name, model in models.items()
-                  for split, images in (("train", train_images), ("test", test_images))}
-        if not all(map(math.isfinite, errors.values())):
-            raise FloatingPointError(f"epoch {epoch} diverged (--lr {args.lr:g}), {epoch - 1} is kept: lower --lr")
-        for name, value in errors.items():
-            state["curves"].setdefault(name, []).append(value)
-        state |= {"epoch": epoch, "seconds": state["seconds"] + time.perf_counter() - start}
-        save()
-        bar.write("  ".join([f"epoch {epoch}", *(f"{k} {v:.5f}" for k, v in errors.items())]), file=sys.stdout)
-    bar.close()
+    with tqdm(total=args.epochs * steps, initial=state["epoch"] * steps, unit="batch", disable=None) as bar:
+        for epoch in range(state["epoch"] + 1, args.epochs + 1):
+            start = time.perf_counter()
+            torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on nothing before but weights and Adam
+            for step, batch in enumerate(torch.randperm(len(train_images)).to(device).split(args.batch_size)):
+                done = (epoch - 1 + step / steps) / args.epochs
+                optimizer.param_groups[0]["lr"] = args.lr * (0.5 + 0.5 * math.cos(math.pi * done))
+                x = train_images[batch]
+                loss = sum(nn.functional.mse_loss(model(x), x) for model in models.values())  # they share no weight
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                if (step + 1) % args.log_interval == 0:
+                    bar.set_postfix_str(f"epoch {epoch}, MSE of both {loss.item():.4f}")
+                bar.update()
+            errors = {f"{name}_{split}_mse": mean_squared_error(model, images) for name, model in models.items()
+                      for split, images in (("train", train_images), ("test", test_images))}
+            if not all(map(math.isfinite, errors.values())):
+                raise FloatingPointError(f"epoch {epoch} diverged (--lr {args.lr:g}), {epoch - 1} is kept: lower --lr")
+            for name, value in errors.items():
+                state["curves"].setdefault(name, []).append(value)
+            state |= {"epoch": epoch, "seconds": state["seconds"] + time.perf_counter() - start}
+            save()
+            bar.write("  ".join([f"epoch {epoch}", *(f"{k} {v:.5f}" for k, v in errors.items())]), file=sys.stdout)
     return state
 
 

@@ -344,24 +344,23 @@ def fit(model, train_images, test_images, args, device):
         print(f"{args.run_name}: {state['epoch']} of {args.epochs} epochs were already done")
     save_checkpoint(checkpoint, state, model, optimizer)
     steps = math.ceil(len(train_images) / args.batch_size)
-    bar = tqdm(total=args.epochs * steps, initial=state["epoch"] * steps, unit="batch", disable=None)
-    for epoch in range(state["epoch"] + 1, args.epochs + 1):
-        start = time.perf_counter()
-        losses = train(model, train_images, optimizer, args, epoch, bar) | test(model, test_images, args)
-        if not all(map(math.isfinite, losses.values())):
-            raise FloatingPointError(f"the loss became {losses['train_loss']} in epoch {epoch} of {args.command} (--lr "
-                                     f"{args.lr:g}); epoch {epoch - 1} is kept, start again with a smaller --lr")
-        for name, value in losses.items():
-            state["curves"].setdefault(name, []).append(value)
-        grids = epoch_grids(model, test_images, args)
-        for kind, images in grids.items():
-            with replacing(args.runs_dir / args.run_name / f"{kind}_{epoch:03d}.png") as part:
-                torchvision.utils.save_image(images.view(-1, 1, 28, 28), part, nrow=8, pad_value=0.5)
-        state |= {"epoch": epoch, "seconds": state["seconds"] + time.perf_counter() - start,
-                  "first": state["first"] or grids}
-        save_checkpoint(checkpoint, state, model, optimizer)
-        bar.write("  ".join([f"epoch {epoch}", *(f"{k} {v:.2f}" for k, v in losses.items())]), file=sys.stdout)
-    bar.close()
+    with tqdm(total=args.epochs * steps, initial=state["epoch"] * steps, unit="batch", disable=None) as bar:
+        for epoch in range(state["epoch"] + 1, args.epochs + 1):
+            start = time.perf_counter()
+            losses = train(model, train_images, optimizer, args, epoch, bar) | test(model, test_images, args)
+            if not all(map(math.isfinite, losses.values())):
+                raise FloatingPointError(f"the loss became {losses['train_loss']} in epoch {epoch} of {args.command} "
+                                         f"(--lr {args.lr:g}); epoch {epoch - 1} is kept, use a smaller --lr")
+            for name, value in losses.items():
+                state["curves"].setdefault(name, []).append(value)
+            grids = epoch_grids(model, test_images, args)
+            for kind, images in grids.items():
+                with replacing(args.runs_dir / args.run_name / f"{kind}_{epoch:03d}.png") as part:
+                    torchvision.utils.save_image(images.view(-1, 1, 28, 28), part, nrow=8, pad_value=0.5)
+            state |= {"epoch": epoch, "seconds": state["seconds"] + time.perf_counter() - start,
+                      "first": state["first"] or grids}
+            save_checkpoint(checkpoint, state, model, optimizer)
+            bar.write("  ".join([f"epoch {epoch}", *(f"{k} {v:.2f}" for k, v in losses.items())]), file=sys.stdout)
     return state
 
 
