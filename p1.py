@@ -35,8 +35,8 @@ CASES = {  # name: (rows, columns, rank, bias column)
 }
 # Orders of magnitude of the columns of the California housing table, so that the gradient is as large as there.
 HOUSING_COLUMNS = torch.tensor([4.0, 30.0, 5.0, 1.0, 1400.0, 3.0, 36.0, -120.0], dtype=torch.float64)
-# Relative normwise errors that pass. Each is some thousand times the rounding unit: sums over up to 20640 rows, and
-# the difference of the two terms, enlarge it; a wrong factor or a missing transpose gives an error near 1.
+# Relative normwise errors that pass. Each is 10^4 to 10^6 times the rounding unit: sums over up to 20640 rows, and the
+# difference of the two terms, enlarge it; a forgotten factor 2 gives an error of 1.
 TOLERANCE = {"float64": 1e-12, "float32": 1e-3, "finite differences": 1e-10}
 
 
@@ -164,7 +164,7 @@ def run(main):
 
 
 def draw_errors(path, results):
-    """Relative error against the scale of X: one thin line per case, the worst case thick."""
+    """Relative error against the scale of X: one thin line per case, the housing-like one thick."""
     figure, panels = plt.subplots(1, 3, figsize=(6.5, 2.2), sharey=True)
     for axes, witness in zip(panels, TOLERANCE):
         for case in CASES:

@@ -49,7 +49,7 @@ def load_dataset(name, data_dir):
             shape = (len(tensors[-1]), 28, 28) if "images" in file else (len(tensors[-2]),)
             assert tensors[-1].shape == shape and 0 not in shape and ("images" in file or tensors[-1].max() < 10)
         except Exception as error:
-            fault = "is damaged; delete it" if path.exists() else "is missing and not to be downloaded; get a network"
+            fault = "is damaged: delete it" if path.exists() else "is missing and cannot be downloaded: go online"
             raise OSError(f"{path} {fault}, name another --data-dir, or run `make demo` (no download)") from error
     return tensors
 
@@ -147,10 +147,10 @@ def train_denoiser(seed, steps=6_000):
 
 def corruption_numbers(denoiser):
     """Mean squared distance to the clean point from corrupted, denoised and optimally denoised points."""
-    clean = parabola(10_000)
-    corrupted = corrupt_gaussian(clean)
+    corrupted = corrupt_gaussian(clean := parabola(100_000))
     learned, exact = denoiser(corrupted), posterior_mean(corrupted).float() - corrupted
-    numbers = {"denoiser_relative_error": (((learned - exact).norm() / exact.norm()).item(), ".3f")}
+    numbers = {"denoiser_relative_error": (((learned - exact).norm() / exact.norm()).item(), ".3f"),
+               "sigma": (SIGMA, ".2f"), "masked": (MASKED, ".2f"), "points": (len(clean), "d")}
     for name, move in (("corrupted", 0), ("denoised", learned), ("optimal", exact)):
         numbers[f"{name}_distance"] = ((corrupted + move - clean).square().sum(1).mean().item(), ".4f")
     return numbers
@@ -165,7 +165,6 @@ def draw_corruption(stem, denoiser):
         panel.scatter(*points.T.numpy(), s=3, color="C0", linewidth=0)
         panel.set(title=title, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
     save_figure(figure, Path(f"{stem}_corruption.pdf"))
-
     grid = torch.cartesian_prod(torch.linspace(-1.4, 1.4, 15), torch.linspace(-0.4, 1.4, 10))
     exact = posterior_mean(grid).float() - grid
     near = exact.norm(dim=1) < 3 * SIGMA  # farther out corrupted points are too rare to learn from
@@ -233,25 +232,28 @@ def plane_numbers(name, model, x_train, train_labels, x_test, test_labels):
     return numbers
 
 
-def decoder_plane(model, axes):
-    """Principal angles (degrees) of a decoder's plane to `axes` (784, 2), and its basis turned closest to them."""
-    basis = torch.linalg.qr(model.decoder.weight.double()).Q
-    u, cosines, vt = torch.linalg.svd(basis.T @ axes.double())
-    return torch.rad2deg(torch.arccos(cosines.clamp(max=1))).tolist(), (basis @ u @ vt).float()
+def compare_planes(model, pca, images):
+    """Principal angles [degrees] of the planes, canonical correlations of the codes, a basis rotated near to PCA's."""
+    basis, codes = torch.linalg.qr(model.decoder.weight.double()).Q, [net.encoder(images) for net in (model, pca)]
+    u, cosines, vt = torch.linalg.svd(basis.T @ pca.decoder.weight.double())
+    whitened = [torch.linalg.qr((code - code.mean(0)).double()).Q for code in codes]
+    numbers = {"angle": torch.rad2deg(torch.arccos(cosines.clamp(max=1))),
+               "canonical": torch.linalg.svdvals(whitened[0].T @ whitened[1])}
+    numbers = {f"{key}_{i}": value.item() for key, pair in numbers.items() for i, value in enumerate(pair, 1)}
+    return numbers, (basis @ u @ vt).float()
 
 
 def draw_embedding(path, planes, labels):
     """Every test image in each plane, coloured by class; each class is named at its centroid."""
-    figure, axes = plt.subplots(1, len(planes), figsize=(6.5, 2.8))
+    figure, axes = plt.subplots(1, len(planes), figsize=(6.5, 3.2))
     for panel, (title, codes) in zip(axes, planes.items()):
         points = panel.scatter(*codes.T.numpy(), c=labels.numpy(), cmap="tab10", vmin=0, vmax=9, s=1.5, linewidth=0,
                                rasterized=True)
         for label in labels.unique().tolist():
             panel.text(*codes[labels == label].mean(0).tolist(), str(label), ha="center", va="center", size=6,
                        bbox={"boxstyle": "circle,pad=0.1", "facecolor": "white", "linewidth": 0.5})
-        (left, bottom), (right, top) = codes.quantile(torch.tensor([0.002, 0.998]), dim=0).tolist()  # but for outliers
         unit = "component" if title == "PCA" else "hidden neuron"
-        panel.set(title=title, xlabel=f"{unit} 1", ylabel=f"{unit} 2", xlim=(left, right), ylim=(bottom, top))
+        panel.set(title=title, xlabel=f"{unit} 1", ylabel=f"{unit} 2")
     handles, names = points.legend_elements(num=labels.unique().tolist(), fmt="{x:.0f}")
     figure.legend(handles, names, title="label", loc="outside lower center", ncols=10)
     save_figure(figure, path)
@@ -265,7 +267,6 @@ def draw_rows(path, rows, width):
     axes.imshow(tiles.cpu().numpy(), vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], frame_on=False)
     axes.set_yticks([16 + 30 * row for row in range(len(rows))], [name.replace(" ", "\n") for name in rows])
-    axes.tick_params(length=0)
     save_figure(figure, path)
 
 
@@ -352,7 +353,7 @@ def fit(models, train_images, test_images, args, device):
                 bar.update()
             errors = {f"{name}_{split}_mse": mean_squared_error(model, images) for name, model in models.items()
                       for split, images in (("train", train_images), ("test", test_images))}
-            if not all(map(math.isfinite, errors.values())):
+            if not all(error < 1 for error in errors.values()):  # pixels and a black image differ by less
                 raise FloatingPointError(f"epoch {epoch} diverged (--lr {args.lr:g}), {epoch - 1} is kept: lower --lr")
             for name, value in errors.items():
                 state["curves"].setdefault(name, []).append(value)
@@ -369,24 +370,24 @@ def main(argv=None):
     train_images, train_labels, test_images, test_labels = load_dataset(args.dataset, args.data_dir)
     x_train, x_test = (x.to(device).view(-1, PIXELS).float() / 255 for x in (train_images, test_images))
     stem = args.out_dir / args.run_name
-    denoiser = train_denoiser(args.seed)
-    with torch.no_grad():
-        numbers = corruption_numbers(denoiser)
-        draw_corruption(stem, denoiser)
     torch.manual_seed(args.seed)
     models = nn.ModuleDict({output: Autoencoder(output) for output in ("linear", "sigmoid")}).to(device)
     state = fit(models, x_train, x_test, args, device)
+    denoiser = train_denoiser(args.seed)
     torch.set_grad_enabled(False)
+    numbers = corruption_numbers(denoiser)
+    draw_corruption(stem, denoiser)
     pca, explained = pca_network(x_train)
-    numbers["pca_variance_explained"] = (100 * explained, ".1f")
     codes, rows, bases = {}, {"test image": x_test[:8]}, {}
     for title, model in (("PCA", pca), ("linear output", models["linear"]), ("sigmoid output", models["sigmoid"])):
         name = title.split()[0].lower()
         numbers |= plane_numbers(name, model, x_train, train_labels.to(device), x_test, test_labels.to(device))
-        angles, basis = decoder_plane(model, pca.decoder.weight)
-        numbers |= {f"{name}_angle_{i}": (angle, ".2f") for i, angle in enumerate(angles, 1)}
+        comparison, basis = compare_planes(model, pca, x_test)
+        numbers |= {f"{name}_{key}": (value, ".2f") for key, value in comparison.items()}
         codes[title], rows[title], bases[title] = model.encoder(x_test).cpu(), model(x_test[:8]), basis.T
-    numbers["linear_excess_percent"] = (100 * (numbers["linear_train_mse"][0] / numbers["pca_train_mse"][0] - 1), ".3f")
+    numbers["linear_excess_percent"] = (100 * (numbers["linear_train_mse"][0] / numbers["pca_train_mse"][0] - 1), ".0e")
+    clamped = (models["linear"](x_test).clamp(0, 1) - x_test).square().mean().item()
+    numbers |= {"linear_clamped_test_mse": (clamped, ".5f"), "pca_variance_explained": (100 * explained, ".1f")}
     draw_embedding(Path(f"{stem}_embedding.pdf"), codes, test_labels)
     draw_rows(Path(f"{stem}_reconstructions.pdf"), rows, width=4.2)
     draw_rows(Path(f"{stem}_planes.pdf"), {name: 0.5 + 3 * basis for name, basis in bases.items()}, width=2.1)

@@ -3,12 +3,11 @@
     python vae.py                                  MNIST, the handed-out network and settings (10 epochs)
     python vae.py --dataset fashion                Fashion-MNIST, the best settings found
     python vae.py --latent-dim 2 --run-name vae_2d a plane of codes, drawn as a manifold
-    python vae.py --resume                         continue where the same command was stopped
 
 Writes runs/<run>.pt (checkpoint), runs/<run>/ (grids of every epoch), runs/<run>_samples.npz (10 000 samples),
 plots/<run>.json (record) and plots/<run>_*.pdf (figures). The model is Kingma & Welling's (2014, arXiv:1312.6114):
 p(z) = N(0, I), q(z|x) = N(mu, diag(exp(logvar))), pixels in [0, 1] scored by the Bernoulli cross-entropy, in nats per
-image. On grey pixels that cross-entropy bounds no likelihood.
+image. On grey pixels that is no negative log likelihood. A stopped run continues with --resume.
 """
 import argparse
 import contextlib
@@ -83,7 +82,7 @@ def gaussian_kl(mu, logvar):
 
 
 def VAE_loss_function(recon_x, x, mu, logvar, beta=1.0):
-    """Reconstruction + beta * KL in nats, summed over pixels and batch; beta = 1 is the negative ELBO.
+    """Reconstruction + beta * KL in nats, summed over pixels and batch; beta = 1: -ELBO if pixels are 0 or 1.
 
     recon_x: logits (B, 784), whose log-sigmoid cannot underflow; x: B images in [0, 1]; mu, logvar: (B, latent).
     """
@@ -110,7 +109,7 @@ def load_dataset(name, data_dir):
             shape = (len(tensors[-1]), 28, 28) if "images" in file else (len(tensors[-2]),)
             assert tensors[-1].shape == shape and 0 not in shape and ("images" in file or tensors[-1].max() < 10)
         except Exception as error:
-            fault = "is damaged; delete it" if path.exists() else "is missing and not to be downloaded; get a network"
+            fault = "is damaged: delete it" if path.exists() else "is missing and cannot be downloaded: go online"
             raise OSError(f"{path} {fault}, name another --data-dir, or run `make demo` (no download)") from error
     return tensors
 
@@ -172,7 +171,7 @@ def train(model, images, optimizer, args, epoch, bar):
     """One epoch over `images` (N, 784) in [0, 1]: {train_loss, ...}, as means in nats per image with beta = 1."""
     model.train()
     torch.set_float32_matmul_precision("medium" if args.precision == "auto" else "highest")
-    torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on nothing before it but weights and Adam
+    torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on nothing before but weights and Adam
     batches = torch.randperm(len(images)).to(images.device).split(args.batch_size)
     totals = torch.zeros(2, dtype=torch.float64, device=images.device)  # of the trained loss and the KL
     for step, batch in enumerate(batches):
@@ -185,13 +184,20 @@ def train(model, images, optimizer, args, epoch, bar):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        with torch.no_grad():
-            totals += torch.stack((loss, gaussian_kl(mu, logvar)))
+        totals += torch.stack((loss, gaussian_kl(mu, logvar))).detach()
         if (step + 1) % args.log_interval == 0:
             bar.set_postfix_str(f"epoch {epoch}, loss {loss.item() / len(x):.1f} nats")
         bar.update()
     loss, kl = (totals / len(images)).tolist()
     return {"train_loss": loss + (1 - args.beta) * kl, "train_reconstruction": loss - args.beta * kl, "train_kl": kl}
+
+
+def products(args, device):
+    """What training rounds factors of matrix products to on this device, found by multiplying 1 + 2^-9, 1 + 2^-12."""
+    torch.set_float32_matmul_precision("medium" if args.precision == "auto" else "highest")
+    unit = torch.eye(PIXELS, device=device)
+    lost = [F.linear(unit * (1 + 2.0**-bits), unit)[0, 0].item() == 1 for bits in (9, 12)]
+    return "bfloat16" if lost[0] else "tf32" if lost[1] else "float32"
 
 
 @torch.no_grad()
@@ -251,8 +257,7 @@ def draw_latent(stem, model, images, labels):
     mu, logvar = model.encode(images)
     used = (mu.pow(2) + logvar.exp() - 1 - logvar).mean(0).argsort(descending=True)[:8]  # by their share of the KL
     codes = mu[:1].repeat(len(used), 11, 1)  # (8, 11, latent)
-    for row, dimension in enumerate(used):
-        codes[row, :, dimension] = torch.linspace(-3, 3, 11)
+    codes[torch.arange(len(used)), :, used] = torch.linspace(-3, 3, 11, device=mu.device)
     draw_grids(Path(f"{stem}_traversal.pdf"), {"": model.decode(codes.flatten(0, 1)).sigmoid()}, 11, width=4.2)
     first = [int((labels == label).nonzero()[0]) for label in labels.unique()]  # one test image of each class
     steps = torch.linspace(0, 1, 9, device=mu.device)[:, None]
@@ -286,14 +291,12 @@ def parse_args(argv=None):
     for flag, (kind, default, least, most, text) in NUMBERS.items():
         parser.add_argument(flag, type=kind, default=default, help=f"{text}, {least} to {most}")
     parser.add_argument("--schedule", choices=("constant", "cosine"), help="of the learning rate; cosine ends at 0")
-    parser.add_argument("--precision", choices=("auto", "float32"), default="auto",
-                        help="auto lets the hardware round the factors of matrix products while training")
+    parser.add_argument("--precision", choices=("auto", "float32"), default="auto", help="of products in training")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
     parser.add_argument("--resume", action="store_true", help="continue the run of this name where it stopped")
     parser.add_argument("--run-name", help="default: vae_<dataset>")
-    parser.add_argument("--data-dir", type=Path, default=HERE / "data", help="torchvision's root")
-    parser.add_argument("--out-dir", type=Path, default=HERE / "plots", help="for figures and the record")
-    parser.add_argument("--runs-dir", type=Path, default=HERE / "runs", help="for checkpoint, samples and epoch grids")
+    for flag, folder in (("--data-dir", "data"), ("--out-dir", "plots"), ("--runs-dir", "runs")):
+        parser.add_argument(flag, type=Path, default=HERE / folder, help=f"default: {folder}, beside this script")
     argv = sys.argv[1:] if argv is None else argv
     parser.set_defaults(**DEFAULTS[parser.parse_args(argv).dataset])
     args = parser.parse_args(argv)
@@ -348,9 +351,9 @@ def fit(model, train_images, test_images, args, device):
         for epoch in range(state["epoch"] + 1, args.epochs + 1):
             start = time.perf_counter()
             losses = train(model, train_images, optimizer, args, epoch, bar) | test(model, test_images, args)
-            if not all(map(math.isfinite, losses.values())):
-                raise FloatingPointError(f"the loss became {losses['train_loss']} in epoch {epoch} of {args.command} "
-                                         f"(--lr {args.lr:g}); epoch {epoch - 1} is kept, use a smaller --lr")
+            if wrong := [f"{name} became {value}" for name, value in losses.items() if not math.isfinite(value)]:
+                raise FloatingPointError(f"{wrong[0]} in epoch {epoch} of {args.command} (--lr {args.lr:g}); epoch "
+                                         f"{epoch - 1} is kept, use a smaller --lr")
             for name, value in losses.items():
                 state["curves"].setdefault(name, []).append(value)
             grids = epoch_grids(model, test_images, args)
@@ -368,26 +371,27 @@ def main(argv=None):
     args = parse_args(argv)
     device = choose_device(args.no_cuda)
     plt.rcParams.update(STYLE)
-    for folder in (args.out_dir, args.runs_dir):  # found out now rather than after training
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=args.out_dir).close()  # a folder not to be written is found now, not after training
     train_images, _, test_images, test_labels = load_dataset(args.dataset, args.data_dir)
     train_images, test_images = (x.to(device).view(-1, PIXELS).float() / 255 for x in (train_images, test_images))
     torch.manual_seed(args.seed)
     model = VAE(args.hidden_dim, args.layers, args.latent_dim).to(device)
     state = fit(model, train_images, test_images, args, device)
 
-    samples = sample(model, 10_000, args)
     with replacing(args.runs_dir / f"{args.run_name}_samples.npz") as part:
-        np.savez_compressed(part, images=(samples * 255).round().byte().view(-1, 28, 28).cpu().numpy())
+        np.savez(part, images=(255 * sample(model, 10_000, args)).round().byte().view(-1, 28, 28).cpu().numpy())
     stem = args.out_dir / args.run_name
     for kind, last in epoch_grids(model, test_images, args).items():
-        first_and_last = {"after epoch 1": state["first"][kind], f"after epoch {state['epoch']}": last}
-        draw_grids(Path(f"{stem}_{kind}.pdf"), first_and_last, columns=8)
+        grids = {"after epoch 1": state["first"][kind], f"after epoch {state['epoch']}": last}
+        draw_grids(Path(f"{stem}_{kind}.pdf"), grids, columns=8)
     draw_curves(Path(f"{stem}_curves.pdf"), state["curves"])
     draw_latent(stem, model, test_images, test_labels)
     numbers = {name: (curve[-1], ".2f") for name, curve in state["curves"].items()}
-    write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"])
+    entropy = (torch.special.entr(test_images) + torch.special.entr(1 - test_images)).sum(1).mean().item()
+    numbers["pixel_entropy"] = (entropy, ".2f")  # the reconstruction cannot cost less
+    write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"],
+                 products=products(args, device))
     print(f"test loss {numbers['test_loss'][0]:.2f} nats per image; record and figures: {stem}*")
 
 

@@ -64,16 +64,21 @@ def test_pca_is_a_stationary_point_of_the_linear_network(images):
     assert max(parameter.grad.abs().max() for parameter in pca.parameters()) < 1e-6
 
 
-def test_decoder_plane_finds_a_known_rotation():
-    axes = torch.linalg.qr(torch.randn(p3.PIXELS, 4, dtype=torch.float64)).Q
-    model = p3.Autoencoder().double()
+def test_planes_of_a_known_rotation():
+    axes = torch.linalg.qr(torch.randn(p3.PIXELS, 4)).Q
+    pca, model = p3.Autoencoder(), p3.Autoencoder()
     tilted = math.cos(0.3) * axes[:, 1] + math.sin(0.3) * axes[:, 2]  # one axis kept, the other turned by 0.3 rad
-    mixed = torch.stack((axes[:, 0] - 2 * tilted, 3 * axes[:, 0] + tilted), dim=1)
     with torch.no_grad():
-        model.decoder.weight.copy_(mixed)
-        angles, basis = p3.decoder_plane(model, axes[:, :2])
-    assert sorted(angles) == pytest.approx([0, math.degrees(0.3)], abs=1e-5)
-    torch.testing.assert_close(basis, torch.stack((axes[:, 0], tilted), dim=1).float())
+        pca.decoder.weight.copy_(axes[:, :2])
+        model.decoder.weight.copy_(torch.stack((axes[:, 0] - 2 * tilted, 3 * axes[:, 0] + tilted), dim=1))
+        model.encoder.weight.copy_(torch.tensor([[2.0, 1.0], [-1.0, 3.0]]) @ pca.encoder.weight)
+        numbers, basis = p3.compare_planes(model, pca, torch.rand(100, p3.PIXELS))
+        assert sorted((numbers["angle_1"], numbers["angle_2"])) == pytest.approx([0, math.degrees(0.3)], abs=0.05)
+        assert (numbers["canonical_1"], numbers["canonical_2"]) == pytest.approx((1, 1))  # the codes are affine maps
+        torch.testing.assert_close(basis, torch.stack((axes[:, 0], tilted), dim=1), atol=1e-5, rtol=0)
+        model.encoder.weight[1] = torch.randn(p3.PIXELS)
+        numbers, _ = p3.compare_planes(model, pca, torch.rand(100, p3.PIXELS))
+    assert numbers["canonical_1"] > 0.9 > numbers["canonical_2"]
 
 
 def test_nearest_neighbours_against_a_double_loop():

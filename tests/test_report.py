@@ -25,7 +25,7 @@ def test_numbers_in_latex():
 
 def test_means_over_seeds():
     records = {run: {"numbers": {"loss": {"value": float(value), "format": ".1f"}}}
-               for value, run in enumerate(build.SEEDS["vae_mnist_seeds"], start=1)}
+               for runs in build.SEEDS.values() for value, run in enumerate(runs, start=1)}
     names = build.definitions(records)
     assert names["vae_mnist_seeds/loss/mean"] == r"\ensuremath{2.0}"
     assert names["vae_mnist_seeds/loss/sd"] == r"\ensuremath{1.0}"

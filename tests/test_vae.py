@@ -180,6 +180,11 @@ def test_divergence_ends_in_one_line_and_keeps_the_last_good_state(folders, tmp_
     assert not list((tmp_path / "plots").iterdir())
 
 
+def test_products_are_named_for_what_they_round_to():
+    exact = vae.products(vae.parse_args(["--precision", "float32"]), torch.device("cpu"))
+    assert exact == "float32" and vae.products(vae.parse_args([]), torch.device("cpu")) in ("float32", "bfloat16")
+
+
 class Hostile:
     """Unpickled without care, this writes a file."""
     def __reduce__(self):
