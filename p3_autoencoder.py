@@ -2,9 +2,8 @@
 
     python p3_autoencoder.py                       MNIST; --dataset fashion for Fashion-MNIST
 
-3.3 sets 784-2-784 with a linear and a sigmoid output beside PCA, the best that a linear output can do (Bourlard &
-Kamp 1988). MSE is the mean squared error per pixel, pixels in [0, 1]. Writes runs/<run>.pt (checkpoint),
-plots/<run>.json (record) and plots/<run>_*.pdf (figures).
+3.3 sets 784-2-784 beside PCA, the best that a linear output can do (Bourlard & Kamp 1988). MSE is per pixel, pixels in
+[0, 1]. Writes runs/<run>.pt (checkpoint), plots/<run>.json (record) and plots/<run>_*.pdf (figures).
 """
 import argparse
 import contextlib
@@ -303,13 +302,16 @@ def parse_args(argv=None):
     return args
 
 
-def load_checkpoint(path, args, device):
-    """The state that `path` holds; OSError when it is absent, damaged, or of a run with other settings."""
+def load_checkpoint(path, args, device, models, optimizer):
+    """Load what `path` holds and return the state; OSError when it is absent, damaged, or of other settings."""
     if not path.exists():
         raise OSError(f"{path} does not exist: nothing to resume, start the run without --resume")
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         changed = [name for name, value in settings_of(args).items() if state["settings"][name] != value]
+        if not changed:
+            models.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
     except Exception as error:
         raise OSError(f"{path} is damaged or not of this script: delete it and start without --resume") from error
     if changed:
@@ -330,9 +332,7 @@ def fit(models, train_images, test_images, args, device):
             part.write_bytes(buffer.getvalue())
 
     if args.resume:
-        state = load_checkpoint(checkpoint, args, device)
-        models.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        state = load_checkpoint(checkpoint, args, device, models, optimizer)
         print(f"{args.run_name}: {state['epoch']} of {args.epochs} epochs were already done")
     save()
     steps = math.ceil(len(train_images) / args.batch_size)

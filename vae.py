@@ -169,7 +169,6 @@ def run(main):
 # ---------------------------------------------------------------------------- training, evaluation and the pictures
 def train(model, images, optimizer, args, epoch, bar):
     """One epoch over `images` (N, 784) in [0, 1]: {train_loss, ...}, as means in nats per image with beta = 1."""
-    model.train()
     torch.set_float32_matmul_precision("medium" if args.precision == "auto" else "highest")
     torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on nothing before but weights and Adam
     batches = torch.randperm(len(images)).to(images.device).split(args.batch_size)
@@ -203,7 +202,6 @@ def products(args, device):
 @torch.no_grad()
 def test(model, images, args):
     """{test_loss, ...} of `images` (N, 784), as means in nats per image: one seeded z each, beta = 1, float32."""
-    model.eval()
     torch.set_float32_matmul_precision("highest")
     torch.manual_seed(args.seed)
     recon, mu, logvar = model(images)
@@ -310,8 +308,8 @@ def parse_args(argv=None):
     return args
 
 
-def load_checkpoint(path, args, device):
-    """The state that `path` holds; OSError when it is absent, damaged, or of a run with other settings."""
+def load_checkpoint(path, args, device, model, optimizer):
+    """Load what `path` holds and return the state; OSError when it is absent, damaged, or of other settings."""
     if not path.exists():
         raise OSError(f"{path} does not exist: nothing to resume, start the run without --resume")
     try:
@@ -319,6 +317,9 @@ def load_checkpoint(path, args, device):
         changed = [name for name, value in settings_of(args).items() if state["settings"][name] != value]
         if args.schedule == "constant" and state["epoch"] <= args.epochs and "epochs" in changed:
             changed.remove("epochs")  # more epochs only append to a run, where they do not stretch a schedule
+        if not changed:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
         there = ", ".join(f"--{name.replace('_', '-')} {state['settings'][name]}" for name in changed)
     except Exception as error:
         raise OSError(f"{path} is damaged or not of this script: delete it and start without --resume") from error
@@ -341,9 +342,7 @@ def fit(model, train_images, test_images, args, device):
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
     state = {"settings": settings_of(args), "epoch": 0, "seconds": 0.0, "curves": {}, "first": {}}
     if args.resume:
-        state = load_checkpoint(checkpoint, args, device) | {"settings": settings_of(args)}
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        state = load_checkpoint(checkpoint, args, device, model, optimizer) | {"settings": settings_of(args)}
         print(f"{args.run_name}: {state['epoch']} of {args.epochs} epochs were already done")
     save_checkpoint(checkpoint, state, model, optimizer)
     steps = math.ceil(len(train_images) / args.batch_size)

@@ -191,12 +191,14 @@ class Hostile:
         return (open, ("hostile_ran", "w"))
 
 
-@pytest.mark.parametrize("content", ["garbage", "hostile", "of something else", "empty", "cut"])
+@pytest.mark.parametrize("content", ["garbage", "hostile", "of something else", "empty", "cut", "of an older version"])
 def test_a_bad_checkpoint_ends_in_one_line_and_runs_nothing(folders, tmp_path, monkeypatch, fails, content):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     path = tmp_path / "runs/vae_mnist.pt"
-    torch.save({"garbage": 0, "hostile": Hostile(), "of something else": {"epoch": 3}}.get(content), path)
+    older = {"settings": vae.settings_of(vae.parse_args(folders)), "epoch": 3, "model": {}, "optimizer": {}}
+    saved = {"hostile": Hostile(), "of something else": {"epoch": 3}, "of an older version": older}
+    torch.save(saved.get(content), path)
     if content in ("garbage", "empty", "cut"):
         path.write_bytes({"garbage": b"\x80garbage" * 99, "empty": b"", "cut": path.read_bytes()[:-99]}[content])
     line = fails(vae, ["--resume", *folders], 1)
