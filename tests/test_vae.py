@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -237,3 +238,28 @@ def test_a_folder_that_cannot_be_written(folders, tmp_path, fails, flag):
     (tmp_path / "file").write_text("")
     line = fails(vae, [*folders, flag, tmp_path / "file/folder"], 1)
     assert "file/folder" in line and "another folder" in line
+
+
+DIES_WHILE_SAVING = """
+import os, pathlib, signal, sys
+import vae
+write, calls = pathlib.Path.write_bytes, []
+def write_half(path, content):
+    calls.append(path)
+    if len(calls) == 3:  # the state before training and after epoch 1 are on the disk
+        write(path, content[:len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(path, content)
+pathlib.Path.write_bytes = write_half
+vae.main(sys.argv[1:])
+"""
+
+
+def test_killed_in_the_middle_of_saving(folders, tmp_path):
+    flags = ["--epochs", "3", *folders]
+    done = subprocess.run([sys.executable, "-c", DIES_WHILE_SAVING, *flags], cwd=Path(vae.__file__).parent, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert torch.load(tmp_path / "runs/vae_mnist.pt", weights_only=True)["epoch"] == 1
+    vae.main([*flags, "--resume"])
+    assert torch.load(tmp_path / "runs/vae_mnist.pt", weights_only=True)["epoch"] == 3
+    assert not list(tmp_path.rglob(".part-*"))
