@@ -41,7 +41,7 @@ def test_a_record_is_what_its_command_would_write_today(path):
 def test_a_record_says_where_it_comes_from(path):
     record = json.loads(path.read_text())
     fields = {"command", "settings", "seed", "device", "seconds", "curves", "versions", "numbers"}
-    assert set(record) - {"products", "precision"} == fields
+    assert set(record) - {"products", "precision"} == fields  # these two: what training multiplied in
     assert {"torch", "torchvision", "numpy", "matplotlib"} <= set(record["versions"])
     assert "/" not in record["command"].replace("plots/sweep", "")  # no path of one machine
 

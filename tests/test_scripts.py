@@ -54,7 +54,8 @@ def test_a_script_fits_a_sitting_and_a_function_a_screen(script):
             assert node.end_lineno - node.lineno < 60, node.name
 
 
-RUNS_ALONE = {"p1.py": [], "p3_autoencoder.py": ["--epochs", "1"], "vae.py": ["--epochs", "1"]}
+RUNS_ALONE = {"p1.py": [], "p3_autoencoder.py": ["--epochs", "1"], "vae.py": ["--epochs", "1"],
+              "gan.py": ["--arch", "mlp", "--epochs", "1"]}
 
 
 @pytest.mark.parametrize("script", RUNS_ALONE)

@@ -1,0 +1,393 @@
+"""gan.py: the two steps against the textbook, what labels reach and what they must not, and whole runs on glyphs."""
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gan
+
+both = pytest.mark.parametrize("arch", ["mlp", "conv"])
+
+
+def pair(arch, num_labels=None, lr=1e-3):
+    """Generator, discriminator and an optimiser for each, the same on every call."""
+    torch.manual_seed(0)
+    nets = [gan.Generator(gan.NOISE, gan.PIXELS, num_labels, arch), gan.Discriminator(gan.PIXELS, 1, num_labels, arch)]
+    return *nets, *(torch.optim.Adam(net.parameters(), lr) for net in nets)
+
+
+def batch(count=16):
+    """Images (count, 784) in [-1, 1] and labels that hold every class."""
+    torch.manual_seed(1)
+    return torch.rand(count, gan.PIXELS) * 2 - 1, torch.arange(count) % 10
+
+
+def weights(net):
+    return {name: tensor.clone() for name, tensor in net.state_dict().items()}
+
+
+def equal(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def step_both(arch, num_labels, labels, images):
+    """Weights of both nets after one step of each."""
+    generator, discriminator, adam_g, adam_d = pair(arch, num_labels)
+    torch.manual_seed(2)
+    gan.train_discriminator(len(images), images, labels, generator, discriminator, adam_d)
+    gan.train_generator(len(images), generator, discriminator, adam_g)
+    return weights(generator), weights(discriminator)
+
+
+class Table(nn.Module):
+    """A stand-in for a net: returns the same rows whatever comes in, and remembers what came in."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = nn.Parameter(torch.tensor(values))
+        self.calls = []
+
+    def forward(self, x, labels=None):
+        self.calls.append((x, labels))
+        return self.values[:len(x)] + 0 * x.sum(1, keepdim=True)
+
+
+def test_handed_out_nets_have_their_sizes():
+    generator, discriminator = gan.Generator(100, 784, None), gan.Discriminator(784)
+    assert [tuple(layer.weight.shape) for layer in generator.layers if isinstance(layer, nn.Linear)] == [
+        (256, 100), (512, 256), (1024, 512), (784, 1024)]
+    assert [tuple(layer.weight.shape) for layer in discriminator.layers if isinstance(layer, nn.Linear)] == [
+        (1024, 784), (512, 1024), (256, 512), (1, 256)]
+    assert sum(p.numel() for p in generator.parameters()) == 1_486_352
+    assert sum(p.numel() for p in discriminator.parameters()) == 1_460_225
+    assert [layer.p for layer in discriminator.layers if isinstance(layer, nn.Dropout)] == [0.3] * 3
+    assert {layer.negative_slope for net in (generator, discriminator) for layer in net.layers
+            if isinstance(layer, nn.LeakyReLU)} == {0.2}
+    conditional = gan.Generator(100, 784)
+    assert conditional.embedding.weight.shape == (10, 10) and conditional.layers[0].in_features == 110
+
+
+@both
+@pytest.mark.parametrize("num_labels", [None, 10])
+def test_shapes_and_ranges(arch, num_labels):
+    generator, discriminator, *_ = pair(arch, num_labels)
+    z, labels = gan.draw_noise(12, "cpu")
+    images = generator(z, labels)
+    assert images.shape == (12, 784) and images.abs().max() <= 1 and images.min() < 0
+    assert discriminator(images, labels).shape == (12, 1)
+    assert generator.eval()(z[:1], labels[:1]).shape == (1, 784)
+
+
+@both
+def test_without_labels_they_change_nothing(arch):
+    images, labels = batch()
+    for one, other in zip(step_both(arch, None, labels, images), step_both(arch, None, labels.flip(0), images)):
+        assert equal(one, other)
+
+
+@both
+def test_with_labels_they_reach_both_nets(arch):
+    images, labels = batch()
+    for one, other in zip(step_both(arch, 10, labels, images), step_both(arch, 10, labels.flip(0), images)):
+        assert not equal(one, other)
+    generator, discriminator, *_ = pair(arch, 10)
+    generator.eval(), discriminator.eval()
+    wrong = (labels + 1) % 10
+    assert ((discriminator(images, labels) - discriminator(images, wrong)).abs() > 1e-6).all()
+    z = torch.randn(len(labels), gan.NOISE)
+    assert ((generator(z, labels) - generator(z, wrong)).abs().amax(1) > 1e-6).all()
+
+
+def test_fakes_are_judged_under_the_labels_they_were_made_for():
+    images, labels = batch(4)
+    generator, discriminator = Table(torch.full((4, 784), 0.5).tolist()), Table([[0.0]] * 8)
+    sgd = torch.optim.SGD(discriminator.parameters(), 0.1)
+    gan.train_discriminator(4, images, labels, generator, discriminator, sgd)
+    assert torch.equal(discriminator.calls[0][1], torch.cat((labels, generator.calls[0][1])))
+    assert torch.equal(discriminator.calls[0][0], torch.cat((images, torch.full((4, 784), 0.5))))
+    gan.train_generator(4, generator, discriminator, torch.optim.SGD(generator.parameters(), 0.1))
+    assert torch.equal(discriminator.calls[1][1], generator.calls[1][1])
+
+
+@pytest.mark.parametrize("real", [1.0, 0.9])
+def test_losses_are_the_textbook_ones(real):
+    """Logits whose D(x) are 4/5, 1/2 (real) and 1/4, 3/4 (fake): the logarithms can be taken by hand."""
+    log = np.log
+    logits = [[log(4.0)], [0.0], [-log(3.0)], [log(3.0)]]
+    discriminator, generator = Table(logits), Table(torch.zeros(2, 784).tolist())
+    sgd = torch.optim.SGD(discriminator.parameters(), 0.0)
+    images, labels = batch(2)
+    loss = gan.train_discriminator(2, images, labels, generator, discriminator, sgd, real)
+    on_real = -(real * log(4 / 5) + (1 - real) * log(1 / 5) + log(1 / 2)) / 2
+    on_fake = -(log(1 - 1 / 4) + log(1 - 3 / 4)) / 2
+    assert loss.item() == pytest.approx(on_real + on_fake, rel=1e-6) and not loss.requires_grad
+    gradient = [(4 / 5 - real) / 2, (1 / 2 - real) / 2, (1 / 4) / 2, (3 / 4) / 2]  # of the means, D - target
+    assert discriminator.values.grad[:, 0].tolist() == pytest.approx(gradient, rel=1e-5)
+    loss = gan.train_generator(2, generator, discriminator, torch.optim.SGD(generator.parameters(), 0.0))
+    assert loss.item() == pytest.approx(-(log(4 / 5) + log(1 / 2)) / 2, rel=1e-6) and not loss.requires_grad
+
+
+@both
+def test_a_step_changes_one_net_only(arch):
+    images, labels = batch()
+    generator, discriminator, adam_g, adam_d = pair(arch, 10)
+    before_g, before_d = weights(generator), weights(discriminator)
+    gan.train_discriminator(16, images, labels, generator, discriminator, adam_d, r1=1.0)
+    assert equal({name: dict(generator.named_parameters())[name] for name in before_g
+                  if name in dict(generator.named_parameters())}, before_g)
+    moved = {name for name, tensor in generator.state_dict().items() if not torch.equal(tensor, before_g[name])}
+    assert all("running_" in name or "num_batches" in name for name in moved)
+    assert all(p.grad is None for p in generator.parameters())
+    assert not any(torch.equal(p, before_d[name]) for name, p in discriminator.named_parameters())
+
+    before_d = weights(discriminator)
+    adam_d.zero_grad()
+    gan.train_generator(16, generator, discriminator, adam_g)
+    assert equal(before_d, discriminator.state_dict())
+    assert all(p.grad is None and p.requires_grad for p in discriminator.parameters())
+    changed = [not torch.equal(p, before_g[name]) for name, p in generator.named_parameters()]
+    assert all(changed)
+
+
+def test_dropout_stays_on_in_both_steps():
+    images, labels = batch()
+    generator, discriminator, adam_g, adam_d = pair("mlp", lr=0.0)
+    losses = []
+    for seed_of_dropout in (0, 1):
+        torch.manual_seed(3)
+        noise = [gan.draw_noise(16, "cpu") for _ in range(2)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gan, "draw_noise", lambda *_: noise.pop())  # noqa: B023
+            torch.manual_seed(seed_of_dropout)
+            losses.append((gan.train_discriminator(16, images, labels, generator, discriminator, adam_d),
+                           gan.train_generator(16, generator, discriminator, adam_g)))
+    assert losses[0][0] != losses[1][0] and losses[0][1] != losses[1][1]
+
+
+def test_r1_of_a_linear_discriminator_is_half_its_squared_weight():
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.map = nn.Linear(784, 1)
+
+        def forward(self, x, labels):
+            return self.map(x) * (1 + labels[:, None])
+
+    torch.manual_seed(0)
+    discriminator, (images, labels) = Linear(), batch(4)
+    squared = discriminator.map.weight.pow(2).sum()
+    penalty = gan.r1_penalty(discriminator, images, labels)
+    scale = (1 + labels.float()).pow(2).mean()  # the logit's gradient at an image is (1 + label) times the weight
+    assert penalty.item() == pytest.approx((squared * scale / 2).item(), rel=1e-5)
+    penalty.backward()
+    assert torch.allclose(discriminator.map.weight.grad, scale * discriminator.map.weight, rtol=1e-4)
+
+
+def test_r1_of_the_convolutional_discriminator_against_finite_differences():
+    discriminator = pair("conv", 10)[1].double()
+    images, labels = batch(2)
+    images = images.double()
+    slopes = torch.zeros(2, 784, dtype=torch.float64)
+    with torch.no_grad():
+        for pixel in range(784):
+            nudge = torch.zeros(1, 784, dtype=torch.float64)
+            nudge[0, pixel] = 1e-6
+            rise = discriminator(images + nudge, labels) - discriminator(images - nudge, labels)
+            slopes[:, pixel] = rise[:, 0] / 2e-6
+    assert gan.r1_penalty(discriminator, images, labels).item() == pytest.approx(
+        slopes.pow(2).sum(1).mean().item() / 2, rel=1e-4)
+
+
+def settings(*flags):
+    return gan.parse_args(["--no-cuda", *flags])
+
+
+def test_average_is_the_moving_mean_and_off_at_zero():
+    generator = nn.Linear(1, 1)
+    for ema in (0.0, 0.9):
+        args = settings("--ema", str(ema), "--arch", "mlp")
+        average = gan.build(args, torch.device("cpu"))[2]
+        average.module, expected = copy.deepcopy(generator), None
+        for value in (1.0, 2.0, 3.0):
+            nn.init.constant_(generator.weight, value)
+            average.update_parameters(generator)
+            expected = value if expected is None else ema * expected + (1 - ema) * value
+        assert average.module.weight.item() == pytest.approx(expected)
+
+
+def test_evaluated_average_is_as_good_as_in_training_mode(glyph_dir):
+    """BatchNorm with averaged statistics gives the images that the statistics of a large batch give."""
+    args = settings("--conditional", "--epochs", "12", "--batch-size", "64", "--ema", "0.9", "--precision", "float32")
+    images, labels, *_ = gan.load_dataset("mnist", glyph_dir)
+    images, labels = images.view(-1, 784).float() / 127.5 - 1, labels.long()
+    torch.manual_seed(0)
+    nets = gan.build(args, torch.device("cpu"))
+    for epoch in range(1, args.epochs + 1):
+        gan.train(nets, images, labels, args, epoch, args.epochs * 5, gan.tqdm(disable=True))
+    z, labels = gan.draw_noise(500, "cpu")
+    evaluated = gan.evaluate(nets[2], z, labels)
+    with torch.no_grad():
+        trained = copy.deepcopy(nets[2]).train()(z, labels)
+    assert trained.std() > 0.2  # it does draw something
+    assert (evaluated - trained).abs().mean() < 0.05 * trained.std()
+    assert evaluated.mean().item() == pytest.approx(trained.mean().item(), abs=0.02)
+
+
+@pytest.mark.parametrize("flags, expected", [
+    ((), (5, 5)), (("--g-steps", "2"), (10, 5)), (("--d-steps", "2"), (3, 5)), (("--updates", "7"), (4, 4)),
+    (("--batch-size", "600", "--g-steps", "3"), (3, 1))])
+def test_counts_of_updates(glyph_dir, tmp_path, monkeypatch, flags, expected):
+    monkeypatch.setattr(gan, "train_generator", lambda *_: torch.zeros(()))
+    monkeypatch.setattr(gan, "train_discriminator", lambda *_: torch.zeros(()))
+    args = settings("--arch", "mlp", "--epochs", "1", *flags, "--runs-dir", str(tmp_path))
+    images, labels = (tensor[:300] for tensor in batch(300))
+    nets = gan.build(args, torch.device("cpu"))
+    curves = gan.fit(nets, (images, labels), (images[:20], labels[:20]), args, torch.device("cpu"))["curves"]
+    assert (sum(curves["g_updates"]), sum(curves["d_updates"])) == expected
+
+
+def test_schedule_penalty_and_targets_reach_the_steps(monkeypatch):
+    seen = []
+
+    def watch(*arguments):
+        seen.append((arguments[5].param_groups[0]["lr"], *arguments[6:]))
+        return torch.zeros(())
+
+    monkeypatch.setattr(gan, "train_discriminator", watch)
+    monkeypatch.setattr(gan, "train_generator", lambda *_: torch.zeros(()))
+    args = settings("--lr-d", "0.1", "--r1", "0.5", "--label-smoothing", "0.9", "--batch-size", "10", "--precision",
+                    "float32", "--epochs", "1")
+    gan.train(gan.build(args, torch.device("cpu")), *batch(100), args, 1, 10, gan.tqdm(disable=True))
+    assert [lr for lr, *_ in seen] == pytest.approx([0.1] * 6 + [0.08, 0.06, 0.04, 0.02])
+    assert [r1 for *_, r1, _ in seen] == [4.0] + [0] * 7 + [4.0, 0]
+    assert {(real, bf16) for _, real, _, bf16 in seen} == {(0.9, False)}
+
+
+def test_an_epoch_shows_every_image_once_with_its_label_and_dropout_on(monkeypatch):
+    orders, args = [], settings("--arch", "mlp", "--batch-size", "8")
+    nets, labels = gan.build(args, torch.device("cpu")), torch.arange(20)
+    images = labels[:, None].float().expand(20, 784)  # every pixel tells which image it is
+
+    def watch(count, images, labels, generator, discriminator, *_):
+        assert torch.equal(images[:, 0], labels.float()) and count == len(images)
+        assert generator.training and discriminator.training
+        orders[-1].extend(labels.tolist())
+        return torch.zeros(())
+
+    monkeypatch.setattr(gan, "train_discriminator", watch)
+    for epoch in (1, 2, 1):
+        gan.test(nets, images, labels, args)  # which turns dropout off
+        orders.append([])
+        gan.train(nets, images, labels, args, epoch, 72, gan.tqdm(disable=True))
+        assert sorted(orders[-1]) == list(range(20))
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_label_verdicts_on_a_discriminator_that_is_known():
+    class Known(nn.Module):
+        def forward(self, x, labels):  # x holds the true class; sure of the right label, half sure of any other
+            return torch.where(x[:, :1] == labels[:, None], 100.0, 0.0)
+
+    labels = torch.tensor([0, 1, 1, 7])
+    numbers = gan.label_verdicts(Known(), labels[:, None].float().expand(4, 784), labels)
+    assert set(numbers) == {f"d_{kind}{name}" for kind in ("right", "wrong") for name in ("", "_0", "_1", "_7")}
+    assert all(value == pytest.approx(1.0 if "right" in name else 0.5) for name, value in numbers.items())
+
+
+def test_defaults_of_both_architectures():
+    conv, mlp = settings("--conditional"), settings("--arch", "mlp", "--dataset", "mnist")
+    assert (conv.run_name, mlp.run_name) == ("cgan_fashion", "gan_mlp_mnist")
+    assert (mlp.epochs, mlp.batch_size, mlp.lr_g, mlp.lr_d, mlp.beta1) == (24, 64, 2e-4, 2e-4, 0.9)
+    assert (mlp.ema, mlp.r1, mlp.schedule, mlp.label_smoothing) == (0, 0, "constant", 1)
+    assert settings("--arch", "mlp", "--lr-g", "0.5").lr_g == 0.5
+
+
+@pytest.mark.parametrize("flags", [["--lr-g", "nan"], ["--batch-size", "0"], ["--arch", "cnn"], ["--run-name", "../x"],
+                                   ["--label-smoothing", "2"], ["--g-step", "2"]])
+def test_wrong_usage_is_one_line_and_status_2(flags, capsys):
+    with pytest.raises(SystemExit) as stop:
+        gan.parse_args(flags)
+    assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def flags_in(folder, data, *flags):
+    return ["--data-dir", str(data), "--out-dir", str(folder / "plots"), "--runs-dir", str(folder / "runs"), *flags]
+
+
+def result(folder, name):
+    """What a run leaves behind, wall-clock time aside."""
+    record = json.loads((folder / "plots" / f"{name}.json").read_text())
+    state = torch.load(folder / "runs" / f"{name}.pt", weights_only=True)
+    return [part for part in state["gan"][:3]], {key: record[key] for key in ("numbers", "curves", "settings")}
+
+
+def few_samples(monkeypatch):
+    """60 000 samples take long, and show nothing that 200 do not."""
+    real = gan.draw_noise
+    monkeypatch.setattr(gan, "draw_noise", lambda count, device: real(min(count, 200), device))
+
+
+def test_a_conditional_run_and_its_continuation_are_the_same(glyph_dir, tmp_path, monkeypatch):
+    few_samples(monkeypatch)
+    flags = ["--conditional", "--no-cuda", "--epochs", "3", "--batch-size", "100"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    gan.main(flags_in(whole, glyph_dir, *flags))
+    step, calls = gan.train_generator, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 5:  # within the second epoch
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    train = gan.train
+
+    def checked(nets, images, *arguments):
+        assert images.shape == (300, 784) and (images.min(), images.max()) == (-1, 1)  # the range of Tanh
+        return train(nets, images, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(gan, "train_generator", interrupted)
+        patch.setattr(gan, "train", checked)
+        gan.main(flags_in(parts, glyph_dir, *flags))
+    gan.main(flags_in(parts, glyph_dir, *flags, "--resume"))
+    for folder in (whole, parts):
+        assert [path.name for path in sorted((folder / "runs" / "cgan_fashion").iterdir())] == [
+            f"samples_00{epoch}.png" for epoch in (1, 2, 3)]
+    (nets, record), (nets_again, record_again) = result(whole, "cgan_fashion"), result(parts, "cgan_fashion")
+    assert record == record_again and all(equal(*both) for both in zip(nets, nets_again))
+    for file in (whole / "plots").glob("*.pdf"):
+        assert file.read_bytes() == (parts / "plots" / file.name).read_bytes()
+    assert {file.name for file in (whole / "plots").iterdir()} == {f"cgan_fashion{end}" for end in (
+        ".json", "_curves.pdf", "_samples.pdf", "_interpolation.pdf", "_same_noise.pdf")}
+    assert {"d_real", "d_fake", "g_updates", "d_updates", "d_right", "d_wrong_9"} < set(record["numbers"])
+    samples = np.load(whole / "runs" / "cgan_fashion_samples.npz")
+    assert samples["images"].shape == (200, 28, 28) and samples["images"].dtype == np.uint8
+    assert set(samples["labels"].tolist()) == set(range(10))
+    gan.main(flags_in(parts, glyph_dir, *flags, "--resume"))  # of a finished run
+    assert result(parts, "cgan_fashion")[1] == record
+    with pytest.raises(OSError, match="--batch-size 100"):
+        gan.main(flags_in(parts, glyph_dir, *flags, "--resume", "--batch-size", "50"))
+    checkpoint = parts / "runs" / "cgan_fashion.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    for wrong in (state["gan"][1:] + state["gan"][:1], [{}] * 5):  # parts that do not fit, and that are empty
+        torch.save(state | {"gan": wrong}, checkpoint)
+        with pytest.raises(OSError, match="damaged or not of this script"):
+            gan.main(flags_in(parts, glyph_dir, *flags, "--resume"))
+    with pytest.raises(FloatingPointError, match="epoch 1"):
+        gan.main(flags_in(parts, glyph_dir, *flags, "--lr-g", "1e12", "--lr-d", "1e12", "--run-name", "broken"))
+
+
+def test_the_command_itself(glyph_dir, tmp_path, command):
+    flags = flags_in(tmp_path, glyph_dir, "--arch", "mlp", "--epochs", "1", "--dataset", "mnist", "--no-cuda")
+    assert command(gan.__file__, *flags, "--resume").returncode == 1
+    done = command(gan.__file__, *flags)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    samples = np.load(tmp_path / "runs" / "gan_mlp_mnist_samples.npz")
+    assert samples["images"].shape == (10_000, 28, 28) and set(samples) == {"images"}
+    record = json.loads((tmp_path / "plots" / "gan_mlp_mnist.json").read_text())
+    assert record["numbers"]["d_updates"] == {"value": 5, "format": "d"} and record["precision"]
+    assert not (tmp_path / "plots" / "gan_mlp_mnist_same_noise.pdf").exists()
