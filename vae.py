@@ -196,6 +196,7 @@ def products(args, device):
     torch.set_float32_matmul_precision("medium" if args.precision == "auto" else "highest")
     unit = torch.eye(PIXELS, device=device)
     lost = [F.linear(unit * (1 + 2.0**-bits), unit)[0, 0].item() == 1 for bits in (9, 12)]
+    torch.set_float32_matmul_precision("highest")
     return "bfloat16" if lost[0] else "tf32" if lost[1] else "float32"
 
 

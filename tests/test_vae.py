@@ -183,6 +183,7 @@ def test_divergence_ends_in_one_line_and_keeps_the_last_good_state(folders, tmp_
 
 def test_products_are_named_for_what_they_round_to():
     exact = vae.products(vae.parse_args(["--precision", "float32"]), torch.device("cpu"))
+    assert torch.get_float32_matmul_precision() == "highest"
     assert exact == "float32" and vae.products(vae.parse_args([]), torch.device("cpu")) in ("float32", "bfloat16")
 
 
