@@ -183,7 +183,7 @@ def train(model, images, optimizer, args, epoch, bar):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        totals += torch.stack((loss, gaussian_kl(mu, logvar))).detach()
+        totals += torch.stack((loss.detach(), gaussian_kl(mu.detach(), logvar.detach())))
         if (step + 1) % args.log_interval == 0:
             bar.set_postfix_str(f"epoch {epoch}, loss {loss.item() / len(x):.1f} nats")
         bar.update()

@@ -44,7 +44,6 @@ def definitions(records):
         names |= {f"{run}/settings/{key}": verbatim(value) for key, value in record.get("settings", {}).items()}
         if "command" in record:
             names[f"{run}/command"] = verbatim(record["command"])
-            names[f"{run}/minutes"] = latex(record["seconds"] / 60, ".1f")
     for group, runs in SEEDS.items():
         for key, entry in records[runs[0]]["numbers"].items():
             values = [records[run]["numbers"][key]["value"] for run in runs]

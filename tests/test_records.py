@@ -47,10 +47,10 @@ def test_a_record_says_where_it_comes_from(path):
 
 
 @pytest.mark.parametrize(("part", "key", "value"), [("settings", "epochs", 11), ("settings", "beta", 2.0),
-                                                    ("numbers", "test_loss", {"value": 1.0, "format": "s" * 9})])
+                                                    ("numbers", "test_loss", {"value": "about 105", "format": ""})])
 def test_a_planted_stale_record_is_found(tmp_path, part, key, value):
     record = json.loads((ROOT / "plots/vae_mnist.json").read_text())
-    record[part][key] = value if part == "settings" else {"value": "about 105", "format": ""}
+    record[part][key] = value
     planted = tmp_path / "vae_mnist.json"
     planted.write_text(json.dumps(record))
     assert len(faults(planted)) == 1
