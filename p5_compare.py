@@ -7,6 +7,7 @@
 A file belongs to the data set in the settings of its record <run>.json; without one, to MNIST if "mnist" is a word of
 its name and "fashion" is not, else to Fashion-MNIST. Its first 10 000 images are scored as they lie there; agreement
 and cas take all. cas is the accuracy, on real test images, of the judge's network trained by its recipe on the samples.
+sharpness is the mean difference of a pixel and the one below, as a share of the test images'.
 Distances are between the judge's 128 penultimate features, in float32: frechet to the test images, frechet_train, by
 which to choose settings, to the training images. Runs named sweep_* are not searched for copies.
 Row real: ten draws of 10 000 training images (mean, _sd); frechet_train, shares, agreement and copies (0.01 by
@@ -227,6 +228,7 @@ def score(run, images, labels, judge, real, args):
                             for x, c in ((features, classes), (real.features, real.classes))])
     row = argparse.Namespace(counts=counts, sheet=sheet, pairs=torch.full_like(sheet, 128), numbers={
         **quality(features, real), **abundance(classes, real.counts, args.seed), "diversity": np.nanmean(diversity),
+        "sharpness": np.divide(*[x.float().diff(dim=1).abs().mean().item() for x in (images, real.images)]),
         **{f"diversity_{c}": d for c, d in enumerate(diversity)}})
     if labels is not None:
         row.numbers |= {f"agreement_{c}": counts[c, c] / counts[c].sum() for c in range(10) if counts[c].any()}
@@ -356,8 +358,8 @@ def main(argv=None):
     train, train_labels, test, test_labels = (x.to(device) for x in load_dataset(args.dataset, args.data_dir))
     judge = get_judge(args.runs_dir / f"judge_{args.dataset}.pt", train, train_labels, args)
     features, classes, counts = judged(judge, test, test_labels)
-    real = argparse.Namespace(features=features, classes=classes, counts=counts, radii=radii(features), training=train,
-                              train_features=judged(judge, train)[0], close=0.0)
+    real = argparse.Namespace(images=test, features=features, classes=classes, counts=counts, radii=radii(features),
+                              training=train, train_features=judged(judge, train)[0], close=0.0)
     row = score("real", test, test_labels, judge, real, args)
     real.close = row.distance.quantile(0.01)  # a sample nearer than this to a training image counts as a copy
     torch.manual_seed(args.seed)

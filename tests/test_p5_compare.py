@@ -318,9 +318,3 @@ def test_a_copy_in_an_empty_folder_says_what_it_needs(tmp_path, command):
     done = command(tmp_path / "p5_compare.py")
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "python gan.py --conditional" in done.stderr and str(tmp_path / "runs") in done.stderr
-
-
-@pytest.mark.parametrize("flags", [["--epochs", "0"], ["--epochs", "ten"], ["--seed", "-1"], ["--dataset", "cifar"],
-                                   ["--no-such-flag"], ["--cas"]], ids="".join)
-def test_a_bad_flag_is_wrong_usage_in_one_line(fails, flags):
-    fails(p5_compare, flags, 2)

@@ -80,6 +80,16 @@ BAD += [(script, flags) for script in ("vae.py", "p3_autoencoder.py") for flags 
 BAD += [("vae.py", flags) for flags in (["--latent-dim", "0"], ["--latent-dim", "-3"], ["--hidden-dim", "0"],
                                         ["--layers", "0"], ["--beta", "-1"], ["--beta", "nan"],
                                         ["--schedule", "steps"], ["--precision", "float16"])]
+BAD += [("gan.py", flags) for flags in (
+    ["--dataset", "cifar"], ["--arch", "cnn"], ["--epochs", "0"], ["--epochs", "1.5"], ["--updates", "-1"],
+    ["--batch-size", "0"], ["--batch-size", "60001"], ["--lr-g", "0"], ["--lr-d", "nan"], ["--lr-d", "inf"],
+    ["--g-steps", "0"], ["--d-steps", "-2"], ["--beta1", "1"], ["--beta1", "-0.5"], ["--label-smoothing", "2"],
+    ["--label-smoothing", "0"], ["--ema", "1"], ["--ema", "nan"], ["--r1", "-1"], ["--seed", "-1"],
+    ["--log-interval", "0"], ["--schedule", "cosine"], ["--precision", "float16"], ["--run-name", "../up"],
+    ["--conditional", "yes"], ["--g-step", "2"], ["file.txt"])]
+BAD += [("p5_compare.py", flags) for flags in (["--dataset", "cifar"], ["--epochs", "0"], ["--seed", "-1"], ["--cas"],
+                                               ["--epoch", "3"], ["--no-such-flag"])]
+BAD += [("p5_seeds.py", flags) for flags in (["--no-such-flag"], ["--out-dir"], ["file.txt"])]
 
 
 @pytest.mark.parametrize(("script", "flags"), BAD, ids=lambda value: "".join(value))

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,82 +184,3 @@ def test_products_are_named_for_what_they_round_to():
     exact = vae.products(vae.parse_args(["--precision", "float32"]), torch.device("cpu"))
     assert torch.get_float32_matmul_precision() == "highest"
     assert exact == "float32" and vae.products(vae.parse_args([]), torch.device("cpu")) in ("float32", "bfloat16")
-
-
-class Hostile:
-    """Unpickled without care, this writes a file."""
-    def __reduce__(self):
-        return (open, ("hostile_ran", "w"))
-
-
-@pytest.mark.parametrize("content", ["garbage", "hostile", "of something else", "empty", "cut", "of an older version"])
-def test_a_bad_checkpoint_ends_in_one_line_and_runs_nothing(folders, tmp_path, monkeypatch, fails, content):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
-    path = tmp_path / "runs/vae_mnist.pt"
-    older = {"settings": vae.settings_of(vae.parse_args(folders)), "epoch": 3, "model": {}, "optimizer": {}}
-    saved = {"hostile": Hostile(), "of something else": {"epoch": 3}, "of an older version": older}
-    torch.save(saved.get(content), path)
-    if content in ("garbage", "empty", "cut"):
-        path.write_bytes({"garbage": b"\x80garbage" * 99, "empty": b"", "cut": path.read_bytes()[:-99]}[content])
-    line = fails(vae, ["--resume", *folders], 1)
-    assert "vae_mnist.pt is damaged" in line and "without --resume" in line
-    assert not (tmp_path / "hostile_ran").exists()
-
-
-def test_resuming_what_was_never_started(folders, fails):
-    assert "nothing to resume" in fails(vae, ["--resume", *folders], 1)
-
-
-FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
-
-
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "other"])
-def test_missing_and_damaged_data(glyph_dir, tmp_path, monkeypatch, fails, file, damage):
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody listens there
-    raw = tmp_path / "MNIST/raw"
-    raw.mkdir(parents=True)
-    for name in FILES:
-        (raw / name).write_bytes((glyph_dir / "MNIST/raw" / name).read_bytes())
-    content = (raw / file).read_bytes()
-    if damage == "missing":
-        (raw / file).unlink()
-    else:
-        other = (raw / FILES[(FILES.index(file) + 1) % 4]).read_bytes()
-        (raw / file).write_bytes({"empty": b"", "truncated": content[:-5], "other": other}[damage])
-    line = fails(vae, ["--data-dir", tmp_path, "--out-dir", tmp_path / "p", "--runs-dir", tmp_path / "r"], 1)
-    assert "--data-dir" in line and "make demo" in line and str(raw) in line
-    assert file in line or damage == "other"  # of two that do not fit each other, either may be named
-
-
-@pytest.mark.parametrize("flag", ["--out-dir", "--runs-dir"])
-def test_a_folder_that_cannot_be_written(folders, tmp_path, fails, flag):
-    (tmp_path / "file").write_text("")
-    line = fails(vae, [*folders, flag, tmp_path / "file/folder"], 1)
-    assert "file/folder" in line and "another folder" in line
-
-
-DIES_WHILE_SAVING = """
-import os, pathlib, signal, sys
-import vae
-write, calls = pathlib.Path.write_bytes, []
-def write_half(path, content):
-    calls.append(path)
-    if len(calls) == 3:  # the state before training and after epoch 1 are on the disk
-        write(path, content[:len(content) // 2])
-        os.kill(os.getpid(), signal.SIGKILL)
-    return write(path, content)
-pathlib.Path.write_bytes = write_half
-vae.main(sys.argv[1:])
-"""
-
-
-def test_killed_in_the_middle_of_saving(folders, tmp_path):
-    flags = ["--epochs", "3", *folders]
-    done = subprocess.run([sys.executable, "-c", DIES_WHILE_SAVING, *flags], cwd=Path(vae.__file__).parent, timeout=120)
-    assert done.returncode == -signal.SIGKILL
-    assert torch.load(tmp_path / "runs/vae_mnist.pt", weights_only=True)["epoch"] == 1
-    vae.main([*flags, "--resume"])
-    assert torch.load(tmp_path / "runs/vae_mnist.pt", weights_only=True)["epoch"] == 3
-    assert not list(tmp_path.rglob(".part-*"))
