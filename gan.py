@@ -185,7 +185,6 @@ def run(main):
         sys.exit(130)
 
 
-# ---------------------------------------------------------------------------- training, evaluation and the pictures
 def build(args, device):
     """[generator, discriminator, the generator's moving average, both optimisers (whose rates `train` sets)]."""
     num_labels = 10 if args.conditional else None
@@ -254,8 +253,9 @@ def pictures(generator, args, device):
 
 def draw_grids(path, grids, names):
     """Draw {title: images (N, 784) in [-1, 1]} side by side on one fixed grey scale, `names` beside the rows."""
-    height = 3.25 * len(next(iter(grids.values()))) / 64 + 0.2
-    figure, panels = plt.subplots(1, len(grids), figsize=(3.25 * len(grids), height), squeeze=False)
+    width = 1.8 if names else 2.4  # inches of a panel, 8 images wide
+    size = width * len(grids) + 0.55 * bool(names), width * len(next(iter(grids.values()))) / 64 + 0.2
+    figure, panels = plt.subplots(1, len(grids), figsize=size, squeeze=False, sharey=True)
     for axes, (title, images) in zip(panels[0], grids.items()):
         tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28).cpu())[0].numpy()
         axes.imshow(tiles, vmin=-1, vmax=1, interpolation="nearest")

@@ -165,7 +165,7 @@ def run(main):
 
 def draw_errors(path, results):
     """Relative error against the scale of X: one thin line per case, the housing-like one thick."""
-    figure, panels = plt.subplots(1, 3, figsize=(6.5, 2.2), sharey=True)
+    figure, panels = plt.subplots(1, 3, figsize=(6.5, 1.8), sharey=True)
     for axes, witness in zip(panels, TOLERANCE):
         for case in CASES:
             errors = [max(results[case, scale][witness], 1e-17) for scale in SCALES]  # an exact 0 has no logarithm

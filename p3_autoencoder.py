@@ -159,7 +159,7 @@ def draw_corruption(stem, denoiser):
     """The data set, corrupted both ways, on the same axes; and the denoiser's displacements over the exact ones."""
     clean = parabola(600)
     titles = "original", f"Gaussian noise, $\\sigma$ = {SIGMA}", f"masking, $p$ = {MASKED}"
-    figure, axes = plt.subplots(1, 3, figsize=(6.5, 2.2), sharex=True, sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(6.5, 1.7), sharex=True, sharey=True)
     for panel, title, points in zip(axes, titles, (clean, corrupt_gaussian(clean), corrupt_masking(clean))):
         panel.scatter(*points.T.numpy(), s=3, color="C0", linewidth=0)
         panel.set(title=title, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
@@ -167,7 +167,7 @@ def draw_corruption(stem, denoiser):
     grid = torch.cartesian_prod(torch.linspace(-1.4, 1.4, 15), torch.linspace(-0.4, 1.4, 10))
     exact = posterior_mean(grid).float() - grid
     near = exact.norm(dim=1) < 3 * SIGMA  # farther out corrupted points are too rare to learn from
-    figure, axes = plt.subplots(figsize=(4.4, 2.9))
+    figure, axes = plt.subplots(figsize=(4.2, 2.5))
     axes.plot(curve := np.linspace(-1, 1, 200), curve**2, color="C0", linewidth=3, label="data $y = x^2$")
     for moves, color, width, label in ((exact, "0.65", 0.012, r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$"),
                                        (denoiser(grid), "black", 0.003, "learned")):
@@ -244,7 +244,7 @@ def compare_planes(model, pca, images):
 
 def draw_embedding(path, planes, labels):
     """Every test image in each plane, coloured by class; each class is named at its centroid."""
-    figure, axes = plt.subplots(1, len(planes), figsize=(6.5, 3.2))
+    figure, axes = plt.subplots(1, len(planes), figsize=(6.5, 2.8))
     for panel, (title, codes) in zip(axes, planes.items()):
         points = panel.scatter(*codes.T.numpy(), c=labels.numpy(), cmap="tab10", vmin=0, vmax=9, s=1.5, linewidth=0,
                                rasterized=True)

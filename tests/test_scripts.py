@@ -55,7 +55,9 @@ def test_a_script_fits_a_sitting_and_a_function_a_screen(script):
 
 
 RUNS_ALONE = {"p1.py": [], "p3_autoencoder.py": ["--epochs", "1"], "vae.py": ["--epochs", "1"],
-              "gan.py": ["--arch", "mlp", "--epochs", "1"]}
+              "gan.py": ["--arch", "mlp", "--epochs", "1"], "p2.py": ["--inits", "2"],
+              "p4_divergences.py": ["--points", "20", "--repetitions", "2"],
+              "p5_toys.py": ["--prior-steps", "1", "--map-steps", "1", "--seeds", "2"]}
 
 
 @pytest.mark.parametrize("script", RUNS_ALONE)
@@ -89,6 +91,12 @@ BAD += [("gan.py", flags) for flags in (
     ["--conditional", "yes"], ["--g-step", "2"], ["file.txt"])]
 BAD += [("p5_compare.py", flags) for flags in (["--dataset", "cifar"], ["--epochs", "0"], ["--seed", "-1"], ["--cas"],
                                                ["--epoch", "3"], ["--no-such-flag"])]
+BAD += [("p2.py", flags) for flags in (["--dataset", "cifar"], ["--inits", "1"], ["--inits", "three"], ["--seed", "-1"],
+                                       ["--epochs", "3"], ["file.txt"])]
+BAD += [("p4_divergences.py", flags) for flags in (["--points", "19"], ["--points", "1e3"], ["--repetitions", "1"],
+                                                   ["--seed", "-1"], ["--point", "50"], ["file.txt"])]
+BAD += [("p5_toys.py", flags) for flags in (["--prior-steps", "0"], ["--map-steps", "-1"], ["--seeds", "1"],
+                                            ["--seeds", "1.5"], ["--seed", "-1"], ["--steps", "9"], ["file.txt"])]
 BAD += [("p5_seeds.py", flags) for flags in (["--no-such-flag"], ["--out-dir"], ["file.txt"])]
 
 
