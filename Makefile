@@ -69,6 +69,9 @@ sweeps: .venv/run
 	$(call MLP,beta1_09,--beta1 0.9)
 	$(call MLP,batch_256,--beta1 0.5 --batch-size 256)
 	$(call MLP,smoothing,--beta1 0.5 --label-smoothing 0.9)
+	$(PY) gan.py --arch mlp --out-dir plots/sweep --run-name sweep_long_batch_256 --beta1 0.5 --batch-size 256
+	$(PY) gan.py --arch mlp --out-dir plots/sweep --run-name sweep_long_beta1_0 --beta1 0
+	$(PY) gan.py --arch mlp --out-dir plots/sweep --run-name sweep_long_g_5 --beta1 0.5 --g-steps 5
 	$(call CONV,1 2 3 4 5,,gan)
 	$(call CONV,1 2 3 4 5,--conditional,cgan)
 	$(call CONV,1 2 3,--conditional,no_ema,--ema 0)

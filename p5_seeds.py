@@ -1,0 +1,229 @@
+"""Problems 5.3 and 5.5 over seeds: what p5_compare.py measured of runs that differ in one setting, with its spread.
+
+    python p5_seeds.py
+
+Reads plots/p5_compare.json and the records of the runs named <family>_seed<k>. Two families are compared on the seeds
+that both have, pair by pair: one seed stands for the same order of the images and, where the nets are the same, for
+the same first weights. Intervals are Student's, at 95 %; Frechet distances are compared as ratios, by their logarithms.
+Writes plots/p5_seeds.json and plots/p5_seeds_*.pdf.
+"""
+import argparse
+import contextlib
+import json
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torchvision
+
+HERE = Path(__file__).resolve().parent
+SCHEMES = {  # 5.3, the handed-out nets: every family but the first differs from it in one point
+    "sweep_base": "base", "sweep_d1_g4": "rates of D and G 1 : 4", "sweep_d1_g2": "rates of D and G 1 : 2",
+    "sweep_d2_g1": "rates of D and G 2 : 1", "sweep_d4_g1": "rates of D and G 4 : 1", "sweep_g_2": "2 G steps a D step",
+    "sweep_g_5": "5 G steps a D step", "sweep_d_2": "2 D steps a G step", "sweep_d_5": "5 D steps a G step",
+    "sweep_beta1_0": "beta1 0", "sweep_beta1_09": "beta1 0.9, handed out", "sweep_batch_256": "batch 256",
+    "sweep_smoothing": "label smoothing 0.9"}
+LEVERS = ("sweep_conv_no_ema", "sweep_conv_no_r1", "sweep_conv_beta1_05", "sweep_conv_constant_rate",
+          "sweep_conv_rate_2e-4", "sweep_conv_mlp_nets")  # the Conditional GAN less one part of its recipe each
+BASES = (dict.fromkeys(SCHEMES, "sweep_base") | dict.fromkeys(LEVERS, "sweep_conv_cgan")
+         | {"sweep_conv_cgan": "sweep_conv_gan", "sweep_conv_gan": "sweep_conv_gan"})  # family: what it is compared to
+MEASURES = {"frechet_ratio": ".1f", "frechet_train": ".2f", "precision": ".3f", "recall": ".3f", "density": ".3f",
+            "coverage": ".3f", "tv": ".3f", "smallest_share": ".3f", "diversity": ".3f", "agreement": ".3f",
+            "sharpness": ".2f", "d_real": ".2f", "d_fake": ".2f", "g_updates": ".0f", "d_updates": ".0f"}
+PICTURES = {"gan_mlp_fashion": "handed out, 24 epochs", "sweep_base_seed1": "base", "sweep_d1_g4_seed1": "rates 1 : 4",
+            "sweep_d_5_seed1": "5 D steps a G step", "sweep_g_5_seed1": "5 G steps a D step"}
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % quantiles, by degrees of freedom
+
+
+def read(path, what):
+    """What the function `what` makes of a file that make sweeps wrote; OSError says so where it is not there."""
+    try:
+        return what(path)
+    except Exception as error:
+        raise OSError(f"{path} is missing or damaged: run make sweeps") from error
+
+
+def read_numbers(path):
+    """{name: value} of a record."""
+    return {name: entry["value"] for name, entry in json.loads(path.read_text())["numbers"].items()}
+
+
+def read_families(plots):
+    """{family: {seed: {measure: value}}} of BASES, from the judge's record and the records of the runs themselves."""
+    families = {family: {} for family in BASES}
+    for name, value in read(plots / "p5_compare.json", read_numbers).items():
+        match = re.fullmatch(r"(.+)_seed(\d+)/(\w+)", name)
+        if match and match[1] in families:
+            families[match[1]].setdefault(int(match[2]), {})[match[3]] = value
+    for family, seeds in families.items():
+        if len(seeds) < 2:
+            raise OSError(f"{plots}/p5_compare.json has {len(seeds)} runs named {family}_seed<k>, a spread needs two: "
+                          "run make sweeps")
+        for seed, row in seeds.items():
+            row |= read(plots / "sweep" / f"{family}_seed{seed}.json", read_numbers)
+            row["smallest_share"] = min(row[f"share_{c}"] for c in range(10))
+    return families
+
+
+def column(family, measure, seeds=None):
+    """The values (S,) of one measure of a family {seed: {measure: value}} at these seeds, or at all it has."""
+    return np.array([family[seed][measure] for seed in seeds or sorted(family)])
+
+
+def paired(values, others):
+    """Mean of the differences values - others, both (S,), a seed each, and the ends of its 95 % Student interval."""
+    difference = np.subtract(values, others)
+    half = STUDENT[len(difference) - 2] * difference.std(ddof=1) / len(difference)**0.5
+    return difference.mean() + half * np.array((0, -1, 1))
+
+
+def summarise(families):
+    """The record's numbers: of every family and measure mean and sd, and the change against BASES with its interval."""
+    numbers = {}
+    for name, base in BASES.items():
+        family, other = families[name], families[base]
+        numbers[f"{name}/count"] = len(family), "d"
+        for measure in [measure for measure in MEASURES if measure in family[min(family)]]:
+            values, spec = column(family, measure), MEASURES[measure]
+            numbers[f"{name}/{measure}/mean"] = values.mean().item(), spec
+            numbers[f"{name}/{measure}/sd"] = values.std(ddof=1).item(), spec
+            if base == name or measure not in other[min(other)]:
+                continue
+            pairs = [column(it, measure, sorted(family.keys() & other.keys())) for it in (family, other)]
+            frechet = "frechet" in measure  # a distance changes by a factor, all others by a difference
+            change = np.exp(paired(*np.log(pairs))) if frechet else paired(*pairs)
+            for end, value in zip(("change", "change_low", "change_high"), change.tolist()):
+                numbers[f"{name}/{measure}/{end}"] = value, ".2f" if frechet else spec.replace(".", "+.")
+    return numbers
+
+
+# ------------------------------------------------------------- helpers, the same text in every script that has them
+STYLE = {"backend": "Agg", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "gray",
+         "figure.constrained_layout.use": True, "pdf.fonttype": 42, "legend.frameon": False, "lines.linewidth": 1.2}
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{path.name}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_figure(figure, path):
+    """Write a figure as PDF without its date, so that the same picture is the same bytes."""
+    with replacing(path) as part:
+        figure.savefig(part, metadata={"CreationDate": None})
+    plt.close(figure)
+
+
+def write_record(path, args, device, numbers, **fields):
+    """Write a run's record as JSON; `numbers` maps a name to (value, the format the report prints it in)."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    record = {"command": args.command, "settings": settings_of(args), "seed": args.seed, "device": name, **fields,
+              "versions": {m.__name__: m.__version__ for m in (torch, torchvision, np, matplotlib)},
+              "numbers": {key: {"value": value, "format": spec} for key, (value, spec) in numbers.items()}}
+    with replacing(path) as part:
+        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def settings_of(args):
+    """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
+    return {name: value for name, value in vars(args).items() if name not in
+            ("data_dir", "out_dir", "runs_dir", "resume", "log_interval", "no_cuda", "command")}
+
+
+def run(main):
+    """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
+    try:
+        main()
+    except (OSError, FloatingPointError) as error:
+        advice = "; make room, or name another folder" * bool(getattr(error, "filename", None))
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}{advice}")
+    except KeyboardInterrupt:
+        print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
+        sys.exit(130)
+
+
+# ---------------------------------------------------------------------------------------------------- the figures
+def draw_schemes(path, families):
+    """Every scheme's runs, one mark a seed: the distance, the smallest class, and what the discriminator believed."""
+    names = sorted(SCHEMES, key=lambda name: -column(families[name], "frechet_ratio").mean())  # the best on top
+    figure, panels = plt.subplots(1, 4, figsize=(6.5, 2.4), sharey=True)
+    for axes, label, measures in zip(panels, ("Frechet distance / real", "recall", "smallest share [%]", "mean D"),
+                                     (["frechet_ratio"], ["recall"], ["smallest_share"], ["d_real", "d_fake"])):
+        for place, name in enumerate(names):
+            for mark, measure in zip("ox", measures):
+                values = column(families[name], measure) * (100 if "share" in measure else 1)
+                color = "C3" if name == "sweep_base" else "k"
+                axes.plot(values, [place] * len(values), mark, color=color, markersize=3, alpha=0.7)
+        axes.set(xlabel=label, yticks=range(len(names)), yticklabels=[SCHEMES[name] for name in names])
+        axes.grid(axis="y", linewidth=0.3)
+    panels[0].set_xscale("log")
+    save_figure(figure, path)
+
+
+def draw_pairs(path, families):
+    """The same seed without and with labels, joined by a line."""
+    figure, panels = plt.subplots(1, 4, figsize=(6.5, 1.9))
+    pair = families["sweep_conv_gan"], families["sweep_conv_cgan"]
+    for axes, measure, label in zip(panels, ("frechet_ratio", "precision", "recall", "tv"),
+                                    ("Frechet distance / real", "precision", "recall", "total variation")):
+        lines = np.array([column(family, measure, sorted(pair[0].keys() & pair[1].keys())) for family in pair])
+        axes.plot((0, 1), lines, "o-", color="0.3", markersize=3, linewidth=0.8)
+        axes.set(xticks=(0, 1), xticklabels=("GAN", "Conditional"), xlim=(-0.3, 1.3), ylabel=label)
+    save_figure(figure, path)
+
+
+def draw_pictures(path, pictures):
+    """{title: images uint8 (32, 28, 28)} side by side, 4 in a row, on one fixed grey scale."""
+    figure, panels = plt.subplots(1, len(pictures), figsize=(6.5, 0.2 + 12.2 / len(pictures)), squeeze=False)
+    for axes, (title, images) in zip(panels[0], pictures.items()):
+        tiles = torchvision.utils.make_grid(torch.from_numpy(images)[:, None], 4, pad_value=128)
+        axes.imshow(tiles[0].numpy(), vmin=0, vmax=255)
+        axes.set(title=title, xticks=[], yticks=[], frame_on=False)
+    save_figure(figure, path)
+
+
+def parse_args(argv=None):
+    """The command line (default: sys.argv), checked; a wrong one ends with status 2 and one line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message} (--help lists every flag)\n")
+    parser.add_argument("--out-dir", type=Path, default=HERE / "plots", help="has the records, gets the figures")
+    parser.add_argument("--runs-dir", type=Path, default=HERE / "runs", help="has the samples")
+    parser.set_defaults(seed=None)  # nothing here is drawn at random
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(argv)
+    args.command = shlex.join(["python", Path(__file__).name, *argv])
+    return args
+
+
+def main(argv=None):
+    args, start = parse_args(argv), time.perf_counter()
+    plt.rcParams.update(STYLE)
+    families = read_families(args.out_dir)
+    numbers = summarise(families)
+    for name in BASES:
+        print(f"{name:26}", *(f"{measure} {numbers[f'{name}/{measure}/mean'][0]:.3f}"
+                              for measure in ("frechet_ratio", "precision", "recall", "tv")))
+    pictures = {title: read(args.runs_dir / f"{run}_samples.npz", lambda path: np.load(path)["images"][:32])
+                for run, title in PICTURES.items()}
+    draw_schemes(args.out_dir / "p5_seeds_schemes.pdf", families)
+    draw_pairs(args.out_dir / "p5_seeds_pairs.pdf", families)
+    draw_pictures(args.out_dir / "p5_seeds_pictures.pdf", pictures)
+    write_record(args.out_dir / "p5_seeds.json", args, torch.device("cpu"), numbers,
+                 seconds=time.perf_counter() - start, curves={})
+
+
+if __name__ == "__main__":
+    run(main)
