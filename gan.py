@@ -253,7 +253,7 @@ def pictures(generator, args, device):
 
 def draw_grids(path, grids, names):
     """Draw {title: images (N, 784) in [-1, 1]} side by side on one fixed grey scale, `names` beside the rows."""
-    width = 1.8 if names else 2.4  # inches of a panel, 8 images wide
+    width = 1.8 if names else 2.1  # inches of a panel, 8 images wide
     size = width * len(grids) + 0.55 * bool(names), width * len(next(iter(grids.values()))) / 64 + 0.2
     figure, panels = plt.subplots(1, len(grids), figsize=size, squeeze=False, sharey=True)
     for axes, (title, images) in zip(panels[0], grids.items()):

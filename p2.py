@@ -28,8 +28,8 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 EXAMPLES, BATCH, RATE, END = 10000, 10, 0.5, 5  # n, m and eta of 2.2, which trains until eta lambda t / m is END
 MAIN = "784-30-3"  # n_in, hidden units, lambda; the other networks differ from it in one of the three, the last in two
-NETWORKS = {tag: tuple(map(int, tag.split("-")))
-            for tag in (MAIN, "784-10-3", "784-100-3", "784-30-1", "784-30-10", "196-100-3")}
+TAGS = (MAIN, "784-10-3", "784-100-3", "784-30-1", "784-30-10", "196-100-3")
+NETWORKS = {tag: tuple(map(int, tag.split("-"))) for tag in TAGS}
 COSTS = ("quadratic", "cross-entropy")
 
 
@@ -205,7 +205,7 @@ def summarise(network, run, n):
     inputs, hidden, lam = network
     counts, pace, half = np.array([inputs * hidden, hidden * 10]), RATE * lam / BATCH, run["norm"].shape[2] // 2
     numbers = {"weights": (counts.sum(), "d"), "root N_w": (counts.sum()**-0.5, ".4f")}
-    later, early = np.searchsorted(run["mark"], n // BATCH), (run["mark"] > 0) & (run["mark"] * pace * BATCH / n <= 1)
+    later, early = np.searchsorted(run["mark"], n // BATCH), run["mark"] * pace * BATCH / n <= 1
     for cost, nets in zip(COSTS, (slice(half), slice(half, None))):
         norm, (size, along, pull) = run["norm"][..., nets], run["gauge"][..., nets].swapaxes(0, 1)  # (E + 1 or S, 2, I)
         log = [np.interp(1 / pace, np.arange(len(row)), np.log(row / row[0])) for row in norm[:, 0].T]
@@ -225,17 +225,17 @@ def summarise(network, run, n):
 
 
 def compare(runs, n):
-    """Numbers from all networks: {tag/...}, and exponents of the final RMS weight in width and in lambda."""
+    """Numbers from all networks: {tag/...}, and exponents of the RMS weight at the tail-off in width and in lambda."""
     numbers = {f"{tag}/{key}": value for tag in runs for key, value in summarise(NETWORKS[tag], runs[tag], n).items()}
     for cost in COSTS:
         for name, column, ends in (("width", 1, ("784-10-3", "784-100-3")), ("lambda", 2, ("784-30-1", "784-30-10"))):
-            sizes, rms = zip(*((NETWORKS[tag][column], numbers[f"{tag}/{cost}/end"][0]) for tag in (MAIN, *ends)))
+            sizes, rms = zip(*((NETWORKS[tag][column], numbers[f"{tag}/{cost}/tail"][0]) for tag in (MAIN, *ends)))
             numbers[f"{name} exponent/{cost}"] = np.polyfit(np.log(sizes), np.log(rms), 1)[0], ".2f"
-    numbers |= {f"second order/{p:g}": (-math.log1p(-p) / p - 1, ".2g") for p in (1e-4, 1e-2, 0.1, 0.5)}
-    if (dark := runs[MAIN]["dark"])[0]:
-        exact = (len(dark) - 1) * (n // BATCH) * math.log1p(-RATE * NETWORKS[MAIN][2] / n)
-        numbers["dark error"] = abs(math.log(dark[-1] / dark[0]) / exact - 1), ".0e"
-    numbers |= {"check/exact": ((1 - 2.5 / 50000)**5000, ".6f"), "check/limit": (math.exp(-0.25), ".6f"), "n": (n, "d")}
+    shares = RATE * NETWORKS[MAIN][2] / n, 0.01, 0.1, 0.5  # eta lambda / n, of the main network and larger
+    numbers |= {f"second order/{i}": (-math.log1p(-u) / u - 1, ".2g") for i, u in enumerate(shares)}
+    if (d := runs[MAIN]["dark"])[0]:
+        numbers["dark"] = abs(math.log(d[-1] / d[0]) / math.log1p(-shares[0]) / (len(d) - 1) / (n // BATCH) - 1), ".0e"
+    numbers |= {"check/exact": ((1 - 5e-5)**5000, ".6f"), "check/limit": (math.exp(-0.25), ".6f"), "n": (n, "d")}
     return {key: (int(value) if spec == "d" else float(value), spec) for key, (value, spec) in numbers.items()}
 
 
@@ -323,13 +323,13 @@ def draw_hyper(path, curves):
     panels[0].set_yscale("symlog", linthresh=0.1)
     panels[0].set(xlabel="step of descent", ylabel=r"$\lambda$", title=r"descent on $\lambda$")
     eta, slope = np.array(curves["eta"]), np.array(curves["eta_slope"])
-    panels[1].loglog(eta, curves["eta_cost"], color="black", linewidth=0.7)
+    panels[1].semilogx(eta, curves["eta_cost"], color="black", linewidth=0.7)
     panels[1].set(xlabel=r"$\eta$", ylabel="$C_T$", title="cost after 100 steps")
     for sign, marker, color, label in ((1, "x", "black", "positive"), (-1, "o", "C3", "negative")):
         panels[2].loglog(eta[sign * slope > 0], np.abs(slope[sign * slope > 0]), marker, color=color, markersize=2,
                          markeredgewidth=0.5, fillstyle="none", label=label)
     panels[2].set(xlabel=r"$\eta$", ylabel=r"$|dC_T/d\eta|$", title="its derivative", ylim=(1e-7, None))
-    panels[0].legend(loc="center right")
+    panels[0].legend(loc="lower left")
     panels[2].legend(loc="lower left", handletextpad=0.1)
     save_figure(figure, path)
 
@@ -342,13 +342,13 @@ def draw_decay(path, runs, numbers):
         for tag, line in (("784-30-1", ":"), (MAIN, "--"), ("784-30-10", "-")):
             norm, lam = runs[tag]["norm"][:, 0, first], NETWORKS[tag][2]
             panels[0].semilogy(RATE * lam / BATCH * np.arange(len(norm)), norm / norm[0], line, color=color,
-                               label=rf"$\lambda = {lam}$" if first else None)
+                               linewidth=0.7 if first else 1.7, label=rf"$\lambda = {lam}$" if first else None)
         for row, line, label in ((0, "-", "data"), (2, "--", "decay"), (1, ":", "data, along $w$")):
             panels[1].loglog(runs[MAIN]["mark"] + 1, np.abs(runs[MAIN]["gauge"][:, row, 0, first]), line, color=color,
-                             label=label if first else None)
+                             linewidth=0.7 if first else 1.7, label=label if first else None)
         for tag, marker in zip(NETWORKS, "osDv^*"):
             panels[2].loglog(*(numbers[f"{tag}/{key}"][0] for key in ("weights", f"{cost}/tail")), marker, color=color,
-                             markersize=4, fillstyle="none", label=tag if first else None)
+                             markersize=4, fillstyle="full" if first else "none", label=tag if first else None)
     panels[0].set(xlabel=r"$\eta\lambda t/m$, $t$ in epochs", ylabel=r"$||w_t||\,/\,||w_0||$", title="hidden weights")
     panels[1].set(xlabel="step + 1", ylabel="norm of gradient", title="gradients, hidden weights", ylim=(1e-6, None))
     panels[2].loglog([6e3, 9e4], np.array([6e3, 9e4])**-0.5, color="0.4", label=r"$1/\sqrt{N_w}$")
@@ -384,7 +384,7 @@ def main(argv=None):
     images, labels = load_dataset(args.dataset, args.data_dir)[:2]
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))[:EXAMPLES]
     images, y = images[chosen, None].to(device).float() / 255, F.one_hot(labels[chosen].long(), 10).to(device).float()
-    with tqdm(total=sum(math.ceil(END * BATCH / (RATE * lam)) for *_, lam in NETWORKS.values()), unit="epoch") as bar:
+    with tqdm(total=sum(math.ceil(END * BATCH / (RATE * lam)) for *_, lam in NETWORKS.values()), disable=None) as bar:
         runs = {tag: train(network, images, y, args, bar) for tag, network in NETWORKS.items()}
     (numbers, curves), (more, eta_curves) = study_lambda(args.seed, device), study_eta(args.seed, args.inits, device)
     numbers |= more | compare(runs, len(images))

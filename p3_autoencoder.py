@@ -159,7 +159,7 @@ def draw_corruption(stem, denoiser):
     """The data set, corrupted both ways, on the same axes; and the denoiser's displacements over the exact ones."""
     clean = parabola(600)
     titles = "original", f"Gaussian noise, $\\sigma$ = {SIGMA}", f"masking, $p$ = {MASKED}"
-    figure, axes = plt.subplots(1, 3, figsize=(6.5, 1.7), sharex=True, sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(6.5, 1.95), sharex=True, sharey=True)
     for panel, title, points in zip(axes, titles, (clean, corrupt_gaussian(clean), corrupt_masking(clean))):
         panel.scatter(*points.T.numpy(), s=3, color="C0", linewidth=0)
         panel.set(title=title, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")

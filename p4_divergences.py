@@ -246,8 +246,8 @@ def draw_curves(path, measured):
     axes[0].set_ylabel("divergence (KL, JS in nats)")
     for panel in axes[1:3]:
         panel.tick_params(labelleft=False)
-    axes[3].set(title="slope, Gaussians", xlabel=r"position $\theta$ of $q$", yscale="log", ylim=(1e-4, 20),
-                xticks=range(0, 9, 2))
+    axes[3].set(title="slope, Gaussians", ylabel=r"d/d$\theta$", xlabel=r"position $\theta$ of $q$", yscale="log",
+                ylim=(1e-4, 20), xticks=range(0, 9, 2))
     handles = [plt.Line2D([], [], color=color, linestyle=line, marker=marker, markersize=2.5, markerfacecolor="white")
                for color, line, marker in looks.values()]
     figure.legend(handles, NAMES.values(), loc="outside lower center", ncols=5, handlelength=3.5)

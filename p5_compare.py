@@ -243,7 +243,7 @@ def score(run, images, labels, judge, real, args):
 
 def draw_shares(rows, names):
     """Shares of the ten classes with their intervals, raw and corrected, against the uniform line."""
-    figure, panels = plt.subplots(2, 1, figsize=(6.5, 3.2), sharex=True, sharey=True)
+    figure, panels = plt.subplots(2, 1, figsize=(6.5, 2.9), sharex=True, sharey=True)
     for axes, kind in zip(panels, ("share", "corrected")):
         axes.axhline(10, color="0.6", linewidth=0.8, label="uniform")
         for place, (title, row) in enumerate(rows.items()):

@@ -29,15 +29,17 @@ SCHEMES = {  # 5.3, the handed-out nets: every family but the first differs from
     "sweep_g_5": "5 G steps a D step", "sweep_d_2": "2 D steps a G step", "sweep_d_5": "5 D steps a G step",
     "sweep_beta1_0": "beta1 0", "sweep_beta1_09": "beta1 0.9, handed out", "sweep_batch_256": "batch 256",
     "sweep_smoothing": "label smoothing 0.9"}
-LEVERS = ("sweep_conv_no_ema", "sweep_conv_no_r1", "sweep_conv_beta1_05", "sweep_conv_constant_rate",
-          "sweep_conv_rate_2e-4", "sweep_conv_mlp_nets")  # the Conditional GAN less one part of its recipe each
+LEVERS = ("sweep_conv_no_ema", "sweep_conv_no_r1", "sweep_conv_beta1_05",  # the Conditional GAN less one part of its
+          "sweep_conv_constant_rate")  # recipe each
 BASES = (dict.fromkeys(SCHEMES, "sweep_base") | dict.fromkeys(LEVERS, "sweep_conv_cgan")
          | {"sweep_conv_cgan": "sweep_conv_gan", "sweep_conv_gan": "sweep_conv_gan"})  # family: what it is compared to
 MEASURES = {"frechet_ratio": ".1f", "frechet_train": ".2f", "precision": ".3f", "recall": ".3f", "density": ".3f",
             "coverage": ".3f", "tv": ".3f", "smallest_share": ".3f", "diversity": ".3f", "agreement": ".3f",
             "sharpness": ".2f", "d_real": ".2f", "d_fake": ".2f", "g_updates": ".0f", "d_updates": ".0f"}
-PICTURES = {"gan_mlp_fashion": "handed out, 24 epochs", "sweep_base_seed1": "base", "sweep_d1_g4_seed1": "rates 1 : 4",
-            "sweep_d_5_seed1": "5 D steps a G step", "sweep_g_5_seed1": "5 G steps a D step"}
+PICTURES = {"gan_mlp_fashion": "handed out, 24 epochs", "sweep_base_seed1": "base",
+            "sweep_long_beta1_0": "beta1 0, 24 epochs", "sweep_d_5_seed1": "5 D steps a G step",
+            "sweep_g_5_seed1": "5 G steps a D step"}
+SWINGS = {"gan_mlp_fashion": "beta1 0.9", "sweep_long_batch_256": "0.5, batch 256", "sweep_long_beta1_0": "0"}
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % quantiles, by degrees of freedom
 
 
@@ -156,20 +158,24 @@ def run(main):
 
 
 # ---------------------------------------------------------------------------------------------------- the figures
-def draw_schemes(path, families):
-    """Every scheme's runs, one mark a seed: the distance, the smallest class, and what the discriminator believed."""
+def draw_schemes(path, families, swings):
+    """Every scheme's runs, one mark a seed: distance, smallest class, what D believed; mean D {title: (epochs,)}."""
     names = sorted(SCHEMES, key=lambda name: -column(families[name], "frechet_ratio").mean())  # the best on top
-    figure, panels = plt.subplots(1, 4, figsize=(6.5, 2.4), sharey=True)
-    for axes, label, measures in zip(panels, ("Frechet distance / real", "recall", "smallest share [%]", "mean D"),
-                                     (["frechet_ratio"], ["recall"], ["smallest_share"], ["d_real", "d_fake"])):
+    figure, panels = plt.subplots(1, 4, figsize=(6.5, 2.4), width_ratios=(1, 1, 1, 1.2))
+    for axes, label, measures in zip(panels, ("Frechet / real", "smallest share [%]", "mean D at the end"),
+                                     (["frechet_ratio"], ["smallest_share"], ["d_real", "d_fake"])):
         for place, name in enumerate(names):
             for mark, measure in zip("ox", measures):
                 values = column(families[name], measure) * (100 if "share" in measure else 1)
                 color = "C3" if name == "sweep_base" else "k"
                 axes.plot(values, [place] * len(values), mark, color=color, markersize=3, alpha=0.7)
-        axes.set(xlabel=label, yticks=range(len(names)), yticklabels=[SCHEMES[name] for name in names])
+        titles = [SCHEMES[name] for name in names] if axes is panels[0] else []
+        axes.set(xlabel=label, yticks=range(len(names)), yticklabels=titles or [""] * len(names))
         axes.grid(axis="y", linewidth=0.3)
-    panels[0].set_xscale("log")
+    for style, (title, values) in zip((":", "--", "-"), swings.items()):
+        panels[3].plot(range(1, len(values) + 1), values, style, color="k", label=title)
+    panels[3].set(xlabel="epoch", ylabel="mean D, generated images", ylim=(0, 1))
+    panels[3].legend()
     save_figure(figure, path)
 
 
@@ -186,12 +192,12 @@ def draw_pairs(path, families):
 
 
 def draw_pictures(path, pictures):
-    """{title: images uint8 (32, 28, 28)} side by side, 4 in a row, on one fixed grey scale."""
-    figure, panels = plt.subplots(1, len(pictures), figsize=(6.5, 0.2 + 12.2 / len(pictures)), squeeze=False)
+    """{title: images uint8 (24, 28, 28)} side by side, 4 in a row, on one fixed grey scale."""
+    figure, panels = plt.subplots(1, len(pictures), figsize=(6.5, 0.3 + 9.2 / len(pictures)), squeeze=False)
     for axes, (title, images) in zip(panels[0], pictures.items()):
         tiles = torchvision.utils.make_grid(torch.from_numpy(images)[:, None], 4, pad_value=128)
         axes.imshow(tiles[0].numpy(), vmin=0, vmax=255)
-        axes.set(title=title, xticks=[], yticks=[], frame_on=False)
+        axes.set(title=title.replace(", ", "\n"), xticks=[], yticks=[], frame_on=False)
     save_figure(figure, path)
 
 
@@ -216,9 +222,13 @@ def main(argv=None):
     for name in BASES:
         print(f"{name:26}", *(f"{measure} {numbers[f'{name}/{measure}/mean'][0]:.3f}"
                               for measure in ("frechet_ratio", "precision", "recall", "tv")))
-    pictures = {title: read(args.runs_dir / f"{run}_samples.npz", lambda path: np.load(path)["images"][:32])
+    pictures = {title: read(args.runs_dir / f"{run}_samples.npz", lambda path: np.load(path)["images"][:24])
                 for run, title in PICTURES.items()}
-    draw_schemes(args.out_dir / "p5_seeds_schemes.pdf", families)
+    swings = {}
+    for run, title in SWINGS.items():
+        path = next(args.out_dir.rglob(f"{run}.json"), args.out_dir / f"{run}.json")
+        swings[title] = read(path, lambda path: json.loads(path.read_text())["curves"]["d_fake"])
+    draw_schemes(args.out_dir / "p5_seeds_schemes.pdf", families, swings)
     draw_pairs(args.out_dir / "p5_seeds_pairs.pdf", families)
     draw_pictures(args.out_dir / "p5_seeds_pictures.pdf", pictures)
     write_record(args.out_dir / "p5_seeds.json", args, torch.device("cpu"), numbers,

@@ -105,7 +105,7 @@ def train(draw, seeds, width, depth, recipe, steps, device, extra=None):
     average = [p.detach().clone() for p in generators]
     optimizers = [torch.optim.Adam(params, recipe["lr"], recipe["betas"], fused=True)
                   for params in (generators, discriminators)]
-    for step in tqdm(range(steps), leave=False):
+    for step in tqdm(range(steps), leave=False, disable=None):
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = recipe["lr"] * (min(1, 2 - 2 * step / steps) if recipe["decay"] else 1)
         inputs, reals = (points.to(device) for points in draw())
@@ -214,11 +214,11 @@ def judge_maps(params, x):
 
 
 def verdicts(scores):
-    """For each pair, in both directions: right, wrong (one-to-one, back within a cluster's sd, not right) or broken."""
+    """For each pair, in both directions: right, wrong (one-to-one, back within a cluster's sd) or neither."""
     one_to_one = (scores["distinct"] == len(CLUSTERS)) & (scores["on"] >= 0.9)
     consistent = (one_to_one & (scores["round_trip"] <= CLUSTER_SD)).all(0)
     right = consistent & (scores["agreement"] >= 0.9).all(0)
-    return ["right" if r else "wrong" if c else "broken" for r, c in zip(right.tolist(), consistent.tolist())]
+    return ["right" if r else "wrong" if c else "neither" for r, c in zip(right.tolist(), consistent.tolist())]
 
 
 def compare_maps(args, device):
@@ -320,9 +320,10 @@ def draw_prior_figure(path, table, samples, far):
 
 def draw_maps_figure(path, x, results):
     """X, its right image, and F(x) for the first seed of some variants with some verdict, where there is one."""
-    shown = (("plain, independent", "broken"), ("independent", "broken"), ("cycle", "wrong"), ("pairs", "right"))
+    shown = (("plain, independent", "neither"), ("independent", "neither"), ("cycle", "wrong"), ("pairs", "right"))
     shown = [(name, verdict) for name, verdict in shown if verdict in results[name][1]]
-    images = {f"{name}:\n{verdict}": results[name][2][results[name][1].index(verdict)] for name, verdict in shown}
+    images = {name.replace(", ", ",\n") if "," in name else f"{name}:\n{verdict}":
+              results[name][2][results[name][1].index(verdict)] for name, verdict in shown}
     labels = torch.cdist(x, CLUSTERS).argmin(1)
     figure, row = plt.subplots(1, 2 + len(images), figsize=(6.5, 1.7), sharex=True, sharey=True)
     for axes, (title, points) in zip(row, {"$x$": x, "right map\nof $x$": x @ TURN, **images}.items()):
@@ -352,7 +353,7 @@ def make_numbers(table, x, results):
     scores["paired"] = {"share": difference}
     for name, (own, found, _) in results.items():
         scores[name] = {key: score.mean(0) for key, score in own.items()}  # of both directions
-        numbers |= {f"{name}/{verdict}": (found.count(verdict), "d") for verdict in ("right", "wrong", "broken")}
+        numbers |= {f"{name}/{verdict}": (found.count(verdict), "d") for verdict in ("right", "wrong", "neither")}
     return numbers | {f"{name}/{key}/{statistic}": (getattr(score, statistic)().item(), f".{2 + (key == 'share')}f")
                       for name, own in scores.items() for key, score in own.items()
                       for statistic in ("mean", "std", "min", "max")}

@@ -257,12 +257,12 @@ def draw_latent(stem, model, images, labels):
     used = (mu.pow(2) + logvar.exp() - 1 - logvar).mean(0).argsort(descending=True)[:8]  # by their share of the KL
     codes = mu[:1].repeat(len(used), 11, 1)  # (8, 11, latent)
     codes[torch.arange(len(used)), :, used] = torch.linspace(-3, 3, 11, device=mu.device)
-    draw_grids(Path(f"{stem}_traversal.pdf"), {"": model.decode(codes.flatten(0, 1)).sigmoid()}, 11)
+    draw_grids(Path(f"{stem}_traversal.pdf"), {"": model.decode(codes.flatten(0, 1)).sigmoid()}, 11, width=2.8)
     first = [int((labels == label).nonzero()[0]) for label in labels.unique()]  # one test image of each class
     steps = torch.linspace(0, 1, 9, device=mu.device)[:, None]
     paths = [torch.cat((images[a:a + 1], model.decode(torch.lerp(mu[a], mu[b], steps)).sigmoid(), images[b:b + 1]))
              for a, b in zip(first, first[1:] + first[:1])]
-    draw_grids(Path(f"{stem}_interpolation.pdf"), {"": torch.cat(paths)}, 11)
+    draw_grids(Path(f"{stem}_interpolation.pdf"), {"": torch.cat(paths)}, 11, width=2.8)
     if mu.shape[1] == 2:
         quantiles = torch.special.ndtri(torch.linspace(0.02, 0.98, 20, device=mu.device))
         manifold = model.decode(torch.cartesian_prod(quantiles, quantiles)).sigmoid()
@@ -384,7 +384,7 @@ def main(argv=None):
     stem = args.out_dir / args.run_name
     for kind, last in epoch_grids(model, test_images, args).items():
         grids = {"after epoch 1": state["first"][kind], f"after epoch {state['epoch']}": last}
-        draw_grids(Path(f"{stem}_{kind}.pdf"), grids, 8, width=2.4 if kind == "samples" else 3.2)
+        draw_grids(Path(f"{stem}_{kind}.pdf"), grids, 8, width=2.1 if kind == "samples" else 3.2)
     draw_curves(Path(f"{stem}_curves.pdf"), state["curves"])
     draw_latent(stem, model, test_images, test_labels)
     numbers = {name: (curve[-1], ".2f") for name, curve in state["curves"].items()}

@@ -125,7 +125,7 @@ def test_the_command(monkeypatch, glyph_dir, tmp_path):
     assert numbers["lambda/error"] < 1e-6 and numbers["lambda/end"] < numbers["lambda/floor"] < 0
     assert numbers["lambda/cost"] == pytest.approx(numbers["lambda/least"], abs=1e-3)
     assert (f"{numbers['check/exact']:.6f}", f"{numbers['check/limit']:.6f}") == ("0.778796", "0.778801")
-    assert numbers["second order/0.0001"] == pytest.approx(0.5e-4, rel=1e-3)
+    assert numbers["second order/1"] == pytest.approx(0.01 / 2 + 0.01**2 / 3, rel=1e-3)
     assert numbers["784-30-3/weights"] == 23820 and numbers["196-100-3/weights"] == 20600
     assert numbers["784-30-3/quadratic/start"] < numbers["784-30-3/cross-entropy/start"]
     assert numbers["784-100-3/quadratic/end"] < numbers["784-10-3/quadratic/end"] < 1

@@ -26,6 +26,9 @@ def home(tmp_path):
         names = ("d_real", "d_fake", "g_updates", "d_updates")
         numbers = {name: {"value": seed / 10, "format": ".2f"} for name in names}
         (tmp_path / f"plots/sweep/{family}_seed{seed}.json").write_text(json.dumps({"numbers": numbers}))
+    curves = {"d_real": [0.5, 0.9], "d_fake": [0.5, 0.1]}
+    for run in p5_seeds.SWINGS:
+        (tmp_path / f"plots/sweep/{run}.json").write_text(json.dumps({"curves": curves}))
     for run in p5_seeds.PICTURES:
         np.savez(tmp_path / f"runs/{run}_samples.npz", images=np.zeros((40, 28, 28), np.uint8))
     return tmp_path

@@ -101,7 +101,7 @@ def test_judge_maps_on_maps_whose_scores_are_known():
                     [[0.0, 0.0]] * 3 + [[9.0, 0.0], [0.0, 0.0], home, [0.0, 0.0], [0.0, 9.0]])
     scores, found, x, images = scores_of(params)
     torch.testing.assert_close(images[0], x @ p5_toys.TURN)
-    assert found[0] == "right" and found[1] == found[3] == "broken"
+    assert found[0] == "right" and found[1] == found[3] == "neither"
     assert scores["distinct"][:, 0].tolist() == [6, 6] and scores["distinct"][:, 1].tolist() == [6, 1]
     assert scores["agreement"][:, 0].tolist() == [1, 1] and scores["on"][1, 1] == 1
     assert scores["agreement"][1, 1].item() == pytest.approx(1 / 6, abs=0.05)
@@ -114,8 +114,8 @@ def test_judge_maps_on_maps_whose_scores_are_known():
 
 def test_verdicts_need_both_directions():
     good = {"distinct": 6.0, "on": 0.99, "round_trip": 0.01, "agreement": 1.0}
-    for change, verdict in (({}, "right"), ({"agreement": 0.3}, "wrong"), ({"distinct": 5.0}, "broken"),
-                            ({"on": 0.5}, "broken"), ({"round_trip": 1.0}, "broken")):
+    for change, verdict in (({}, "right"), ({"agreement": 0.3}, "wrong"), ({"distinct": 5.0}, "neither"),
+                            ({"on": 0.5}, "neither"), ({"round_trip": 1.0}, "neither")):
         for ways in ((good, good | change), (good | change, good)):
             assert p5_toys.verdicts({key: torch.tensor([[way[key]] for way in ways]) for key in good}) == [verdict]
 
@@ -146,7 +146,7 @@ def test_the_command_writes_its_record_and_figures_and_repeats(command, tmp_path
     assert first["numbers"] == second["numbers"] and first["settings"]["seeds"] == 2
     numbers = {name: entry["value"] for name, entry in first["numbers"].items()}
     for variant in p5_toys.VARIANTS:
-        assert numbers[f"{variant}/right"] + numbers[f"{variant}/wrong"] + numbers[f"{variant}/broken"] == 2
+        assert numbers[f"{variant}/right"] + numbers[f"{variant}/wrong"] + numbers[f"{variant}/neither"] == 2
     difference = numbers["Gaussian/share/mean"] - numbers["mixture/share/mean"]
     assert numbers["paired/share/mean"] == pytest.approx(difference, abs=1e-6)
 

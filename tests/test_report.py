@@ -61,6 +61,21 @@ def test_the_report_builds_without_a_fault(copy):
         assert fresh == committed, "report/report.pdf is not what the records say: run `make report`"
 
 
+MACROS = re.compile(r"\\(num|setting|command|file|q|question|answer|ref|pageref|label|cite|includegraphics)"
+                    r"\{[^{}]*\}(\{[^{}]*\})?")
+
+
+def typed(source):
+    """The decimal numbers that a LaTeX source types itself, lengths aside."""
+    return re.findall(r"(?<![\d.])\d+\.\d+(?!\d*\s*(?:in|em|pt)\b)", MACROS.sub("", re.sub(r"(?<!\\)%.*", "", source)))
+
+
+def test_no_measured_number_is_typed_by_hand():
+    for path in sorted((ROOT / "report").glob("*.tex")):
+        assert typed(path.read_text()) == [], path.name
+    assert typed(r"\q{5.3} \num{a/b 0.5} \hspace{1.5in} % 0.1") == [] and typed("a loss of 105.3") == ["105.3"]
+
+
 @needs_latex
 @pytest.mark.parametrize(("planted", "fault"), [(r"\num{vae_mnist/no_such_number}", "no record holds"),
                                                 (r"\includegraphics{no_such_figure.pdf}", "no_such_figure"),
@@ -70,6 +85,24 @@ def test_what_does_not_exist_stops_the_build(copy, planted, fault):
         source.write(planted + "\n")
     done = build_in(copy)
     assert done.returncode == 1 and fault in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_the_zip_that_is_handed_in(tmp_path, glyph_dir, command):
+    (tmp_path / "report").mkdir()
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("require*.txt"), ROOT / "README.md", ROOT / "Makefile"):
+        shutil.copy(path, tmp_path)
+    shutil.copy(ROOT / "report/report.pdf", tmp_path / "report")
+    for name in ([], ["NAME="], ["NAME=Riddle, T. M."], ["NAME=a;b"], ["NAME=../up"]):
+        done = subprocess.run(["make", "submission", *name], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2 and "NAME=riddletm" in done.stderr and not list(tmp_path.rglob("*.zip"))
+    done = subprocess.run(["make", "submission", "NAME=riddletm"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shutil.unpack_archive(tmp_path / "riddletm.assignment3.zip", tmp_path / "elsewhere")
+    there = {path.name for path in (tmp_path / "elsewhere").rglob("*")}
+    assert there == {"riddletm.assignment3.pdf", "requirements.txt", "README.md", *(p.name for p in ROOT.glob("*.py"))}
+    done = command(tmp_path / "elsewhere/vae.py", "--epochs", 1, "--data-dir", glyph_dir)
+    assert done.returncode == 0, done.stderr
 
 
 def test_without_latex_it_says_so(tmp_path, monkeypatch, capsys):
