@@ -329,7 +329,7 @@ def draw_hyper(path, curves):
         panels[2].loglog(eta[sign * slope > 0], np.abs(slope[sign * slope > 0]), marker, color=color, markersize=2,
                          markeredgewidth=0.5, fillstyle="none", label=label)
     panels[2].set(xlabel=r"$\eta$", ylabel=r"$|dC_T/d\eta|$", title="its derivative", ylim=(1e-7, None))
-    panels[0].legend(loc="lower left")
+    panels[0].legend(loc=(0.38, 0.52))
     panels[2].legend(loc="lower left", handletextpad=0.1)
     save_figure(figure, path)
 
