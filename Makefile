@@ -72,12 +72,14 @@ sweeps: .venv/run
 	$(PY) gan.py --arch mlp --out-dir plots/sweep --run-name sweep_long_batch_256 --beta1 0.5 --batch-size 256
 	$(PY) gan.py --arch mlp --out-dir plots/sweep --run-name sweep_long_beta1_0 --beta1 0
 	$(PY) gan.py --arch mlp --out-dir plots/sweep --run-name sweep_long_g_5 --beta1 0.5 --g-steps 5
-	$(call CONV,1 2 3 4 5,,gan)
-	$(call CONV,1 2 3 4 5,--conditional,cgan)
-	$(call CONV,1 2 3,--conditional,no_ema,--ema 0)
-	$(call CONV,1 2 3,--conditional,no_r1,--r1 0)
-	$(call CONV,1 2 3,--conditional,beta1_05,--beta1 0.5)
-	$(call CONV,1 2 3,--conditional,constant_rate,--schedule constant)
+	$(PY) gan.py --schedule linear --out-dir plots/sweep --run-name sweep_long_conv_gan_linear
+	$(PY) gan.py --conditional --schedule linear --out-dir plots/sweep --run-name sweep_long_conv_cgan_linear
+	$(call CONV,1 2 3 4 5,--schedule linear,gan)
+	$(call CONV,1 2 3 4 5,--conditional --schedule linear,cgan)
+	$(call CONV,1 2 3,--conditional --schedule linear,no_ema,--ema 0)
+	$(call CONV,1 2 3,--conditional --schedule linear,no_r1,--r1 0)
+	$(call CONV,1 2 3,--conditional --schedule linear,beta1_05,--beta1 0.5)
+	$(call CONV,1 2 3,--conditional --schedule constant,constant_rate,)
 	$(PY) p5_compare.py
 	$(PY) p5_compare.py --dataset mnist
 	$(PY) p5_seeds.py

@@ -1,4 +1,4 @@
-"""Problems 5.1 to 5.5: a GAN and a Conditional GAN on Fashion-MNIST.
+"""Problems 5.1 to 5.5: a GAN and a Conditional GAN on Fashion-MNIST (p5_compare.py judges their samples).
 
     python gan.py [--conditional]               the convolutional pair, without and with labels
     python gan.py --arch mlp [--conditional]    the handed-out fully connected nets and settings
@@ -274,7 +274,7 @@ def draw_curves(path, curves):
     save_figure(figure, path)
 
 
-NUMBERS = {  # name: (default of mlp, the handed-out one, default of conv, the best found, least, most, what it is)
+NUMBERS = {  # name: (default of mlp, the handed-out one, default of conv, least, most, what it is)
     "epochs": (24, 24, 1, 100_000, "passes over the training images"),
     "updates": (0, 0, 0, 10**9, "stop after so many steps of both nets together, not after --epochs; 0 is off"),
     "batch_size": (64, 128, 1, 60_000, "images in a mini-batch"),
@@ -300,7 +300,7 @@ def parse_args(argv=None):
     parser.add_argument("--conditional", action="store_true", help="tell both nets the labels")
     for name, (default, _, least, most, text) in NUMBERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help=f"{text}, {least} to {most}")
-    parser.add_argument("--schedule", choices=("constant", "linear"), help="linear: falls to 0 over the second half")
+    parser.add_argument("--schedule", choices=("constant", "linear"), default="constant", help="linear: ends at 0")
     parser.add_argument("--precision", choices=("auto", "float32"), default="auto", help="of products in training")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
     parser.add_argument("--resume", action="store_true", help="continue the run of this name where it stopped")
@@ -309,7 +309,7 @@ def parse_args(argv=None):
         parser.add_argument(flag, type=Path, default=HERE / folder, help=f"default: {folder}, beside this script")
     argv = sys.argv[1:] if argv is None else argv
     conv = parser.parse_args(argv).arch == "conv"
-    parser.set_defaults(schedule="linear" if conv else "constant", **{name: row[conv] for name, row in NUMBERS.items()})
+    parser.set_defaults(**{name: row[conv] for name, row in NUMBERS.items()})
     args = parser.parse_args(argv)
     for name, (_, _, least, most, _) in NUMBERS.items():
         if not least <= (value := getattr(args, name)) <= most:

@@ -217,7 +217,7 @@ def main(argv=None):
             values = [results[case, scale][name] for scale in SCALES]
             numbers[f"{case}/{name}"] = (np.mean(values).item(), ".0%") if name == "equal" else (max(values), ".1e")
             numbers[f"{case}/{name}, scale 1"] = (results[case, 1.0][name], ".0%" if name == "equal" else ".1e")
-    numbers["worst/factored"] = (max(result["factored"] for result in results.values()), ".1e")
+    numbers["worst/factored"] = (max(result["factored"] for result in results.values()), ".2g")
     for witness, tolerance in TOLERANCE.items():
         numbers[f"worst/{witness}"] = (max(result[witness] for result in results.values()), ".1e")
         numbers[f"tolerance/{witness}"] = (tolerance, ".0e")

@@ -24,22 +24,23 @@ import torchvision
 
 HERE = Path(__file__).resolve().parent
 SCHEMES = {  # 5.3, the handed-out nets: every family but the first differs from it in one point
-    "sweep_base": "base", "sweep_d1_g4": "rates of D and G 1 : 4", "sweep_d1_g2": "rates of D and G 1 : 2",
-    "sweep_d2_g1": "rates of D and G 2 : 1", "sweep_d4_g1": "rates of D and G 4 : 1", "sweep_g_2": "2 G steps a D step",
-    "sweep_g_5": "5 G steps a D step", "sweep_d_2": "2 D steps a G step", "sweep_d_5": "5 D steps a G step",
+    "sweep_base": "base", "sweep_d1_g4": "rates D : G 1 : 4", "sweep_d1_g2": "rates D : G 1 : 2",
+    "sweep_d2_g1": "rates D : G 2 : 1", "sweep_d4_g1": "rates D : G 4 : 1", "sweep_g_2": "steps D : G 1 : 2",
+    "sweep_g_5": "steps D : G 1 : 5", "sweep_d_2": "steps D : G 2 : 1", "sweep_d_5": "steps D : G 5 : 1",
     "sweep_beta1_0": "beta1 0", "sweep_beta1_09": "beta1 0.9, handed out", "sweep_batch_256": "batch 256",
     "sweep_smoothing": "label smoothing 0.9"}
-LEVERS = ("sweep_conv_no_ema", "sweep_conv_no_r1", "sweep_conv_beta1_05",  # the Conditional GAN less one part of its
-          "sweep_conv_constant_rate")  # recipe each
+# The Conditional GAN, each time with one part of its recipe taken away.
+LEVERS = ("sweep_conv_no_ema", "sweep_conv_no_r1", "sweep_conv_beta1_05", "sweep_conv_constant_rate")
 BASES = (dict.fromkeys(SCHEMES, "sweep_base") | dict.fromkeys(LEVERS, "sweep_conv_cgan")
          | {"sweep_conv_cgan": "sweep_conv_gan", "sweep_conv_gan": "sweep_conv_gan"})  # family: what it is compared to
 MEASURES = {"frechet_ratio": ".1f", "frechet_train": ".2f", "precision": ".3f", "recall": ".3f", "density": ".3f",
             "coverage": ".3f", "tv": ".3f", "smallest_share": ".3f", "diversity": ".3f", "agreement": ".3f",
             "sharpness": ".2f", "d_real": ".2f", "d_fake": ".2f", "g_updates": ".0f", "d_updates": ".0f"}
 PICTURES = {"gan_mlp_fashion": "handed out, 24 epochs", "sweep_base_seed1": "base",
-            "sweep_long_beta1_0": "beta1 0, 24 epochs", "sweep_d_5_seed1": "5 D steps a G step",
-            "sweep_g_5_seed1": "5 G steps a D step"}
-SWINGS = {"gan_mlp_fashion": "beta1 0.9", "sweep_long_batch_256": "0.5, batch 256", "sweep_long_beta1_0": "0"}
+            "sweep_long_beta1_0": "beta1 0, 24 epochs", "sweep_d_5_seed1": "D : G 5 : 1",
+            "sweep_g_5_seed1": "D : G 1 : 5", "sweep_long_g_5": "D : G 1 : 5, 24 epochs"}
+SWINGS = {"gan_mlp_fashion": "beta1 0.9, batch 64", "sweep_long_batch_256": "beta1 0.5, batch 256",
+          "sweep_long_beta1_0": "beta1 0, batch 64"}
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % quantiles, by degrees of freedom
 
 
@@ -64,8 +65,8 @@ def read_families(plots):
         if match and match[1] in families:
             families[match[1]].setdefault(int(match[2]), {})[match[3]] = value
     for family, seeds in families.items():
-        if len(seeds) < 2:
-            raise OSError(f"{plots}/p5_compare.json has {len(seeds)} runs named {family}_seed<k>, a spread needs two: "
+        if not 2 <= len(seeds) <= 10:
+            raise OSError(f"{plots}/p5_compare.json has {len(seeds)} runs named {family}_seed<k>, it takes 2 to 10: "
                           "run make sweeps")
         for seed, row in seeds.items():
             row |= read(plots / "sweep" / f"{family}_seed{seed}.json", read_numbers)
@@ -161,7 +162,7 @@ def run(main):
 def draw_schemes(path, families, swings):
     """Every scheme's runs, one mark a seed: distance, smallest class, what D believed; mean D {title: (epochs,)}."""
     names = sorted(SCHEMES, key=lambda name: -column(families[name], "frechet_ratio").mean())  # the best on top
-    figure, panels = plt.subplots(1, 4, figsize=(6.5, 2.4), width_ratios=(1, 1, 1, 1.2))
+    figure, panels = plt.subplots(1, 4, figsize=(6.5, 2.3), width_ratios=(1, 1, 1, 1.4))
     for axes, label, measures in zip(panels, ("Frechet / real", "smallest share [%]", "mean D at the end"),
                                      (["frechet_ratio"], ["smallest_share"], ["d_real", "d_fake"])):
         for place, name in enumerate(names):
@@ -174,8 +175,10 @@ def draw_schemes(path, families, swings):
         axes.grid(axis="y", linewidth=0.3)
     for style, (title, values) in zip((":", "--", "-"), swings.items()):
         panels[3].plot(range(1, len(values) + 1), values, style, color="k", label=title)
+    panels[0].set_xticks((600, 1000, 1400))
+    panels[2].set(xlim=(0, 1), xticks=(0, 0.5, 1))
     panels[3].set(xlabel="epoch", ylabel="mean D, generated images", ylim=(0, 1))
-    panels[3].legend()
+    panels[3].legend(fontsize=6, handlelength=1.5, loc="upper right")
     save_figure(figure, path)
 
 

@@ -249,7 +249,9 @@ def test_counts_of_updates(glyph_dir, tmp_path, monkeypatch, flags, expected):
     assert (sum(curves["g_updates"]), sum(curves["d_updates"])) == expected
 
 
-def test_schedule_penalty_and_targets_reach_the_steps(monkeypatch):
+@pytest.mark.parametrize("schedule, rates", [("constant", [0.1] * 10),
+                                             ("linear", [0.1] * 6 + [0.08, 0.06, 0.04, 0.02])])
+def test_schedule_penalty_and_targets_reach_the_steps(monkeypatch, schedule, rates):
     seen = []
 
     def watch(*arguments):
@@ -259,9 +261,9 @@ def test_schedule_penalty_and_targets_reach_the_steps(monkeypatch):
     monkeypatch.setattr(gan, "train_discriminator", watch)
     monkeypatch.setattr(gan, "train_generator", lambda *_: torch.zeros(()))
     args = settings("--lr-d", "0.1", "--r1", "0.5", "--label-smoothing", "0.9", "--batch-size", "10", "--precision",
-                    "float32", "--epochs", "1")
+                    "float32", "--epochs", "1", "--schedule", schedule)
     gan.train(gan.build(args, torch.device("cpu")), *batch(100), args, 1, 10, gan.tqdm(disable=True))
-    assert [lr for lr, *_ in seen] == pytest.approx([0.1] * 6 + [0.08, 0.06, 0.04, 0.02])
+    assert [lr for lr, *_ in seen] == pytest.approx(rates)
     assert [r1 for *_, r1, _ in seen] == [4.0] + [0] * 7 + [4.0, 0]
     assert {(real, bf16) for _, real, _, bf16 in seen} == {(0.9, False)}
 
@@ -301,7 +303,7 @@ def test_defaults_of_both_architectures():
     conv, mlp = settings("--conditional"), settings("--arch", "mlp", "--dataset", "mnist")
     assert (conv.run_name, mlp.run_name) == ("cgan_fashion", "gan_mlp_mnist")
     assert (mlp.epochs, mlp.batch_size, mlp.lr_g, mlp.lr_d, mlp.beta1) == (24, 64, 2e-4, 2e-4, 0.9)
-    assert (mlp.ema, mlp.r1, mlp.schedule, mlp.label_smoothing) == (0, 0, "constant", 1)
+    assert (mlp.ema, mlp.r1, mlp.schedule, mlp.label_smoothing) == (0, 0, "constant", 1) and conv.schedule == "constant"
     assert settings("--arch", "mlp", "--lr-g", "0.5").lr_g == 0.5
 
 
