@@ -131,12 +131,6 @@ def test_the_command(monkeypatch, glyph_dir, tmp_path):
     assert numbers["784-100-3/quadratic/end"] < numbers["784-10-3/quadratic/end"] < 1
 
 
-@pytest.mark.parametrize("flags", [["--inits", "1"], ["--inits", "two"], ["--seed", "-1"], ["--dataset", "cifar"],
-                                   ["--epochs", "3"], ["file.txt"]])
-def test_wrong_usage_is_one_line(fails, flags):
-    assert "p2" in fails(p2, flags, 2) or "--help" in fails(p2, flags, 2)
-
-
 def test_missing_data_is_one_line(monkeypatch, fails, tmp_path):
     (tmp_path / "file").write_text("")
     assert "missing" in fails(p2, ["--data-dir", tmp_path / "file", "--out-dir", tmp_path], 1)

@@ -192,9 +192,3 @@ def test_the_command_writes_the_same_record_twice(command, tmp_path):
     minimum = {key: numbers[f"mixture/minimum/{key}"] for key in (*KEYS, "mmd2, wide")}
     assert minimum["kl_pq"] == minimum["w1"] == minimum["mmd2, wide"] == 0
     assert minimum["kl_qp"] == minimum["js"] == minimum["mmd2"] == pytest.approx(4, abs=0.01)
-
-
-@pytest.mark.parametrize("flags", [["--points", "19"], ["--points", "many"], ["--repetitions", "1"], ["--seed", "-1"],
-                                   ["--point", "50"]])
-def test_a_bad_flag_is_wrong_usage(fails, flags):
-    fails(p4, flags, 2)

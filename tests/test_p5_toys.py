@@ -162,9 +162,3 @@ def test_a_diverged_training_ends_in_one_line(monkeypatch, fails, tmp_path):
     monkeypatch.setitem(p5_toys.RECIPES, "prior", p5_toys.RECIPES["prior"] | {"lr": 1e38})
     assert "no longer finite" in fails(p5_toys, [*SMALL, "--out-dir", tmp_path], 1)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("flags", [["--prior-steps", "0"], ["--map-steps", "x"], ["--seeds", "1"], ["--seeds", "100"],
-                                   ["--seed", "-1"], ["--step", "3"], ["file.txt"]], ids=" ".join)
-def test_a_bad_flag_is_wrong_usage(flags, fails):
-    assert "p" in fails(p5_toys, flags, 2)

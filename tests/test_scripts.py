@@ -84,19 +84,21 @@ BAD += [("vae.py", flags) for flags in (["--latent-dim", "0"], ["--latent-dim", 
                                         ["--schedule", "steps"], ["--precision", "float16"])]
 BAD += [("gan.py", flags) for flags in (
     ["--dataset", "cifar"], ["--arch", "cnn"], ["--epochs", "0"], ["--epochs", "1.5"], ["--updates", "-1"],
-    ["--batch-size", "0"], ["--batch-size", "60001"], ["--lr-g", "0"], ["--lr-d", "nan"], ["--lr-d", "inf"],
-    ["--g-steps", "0"], ["--d-steps", "-2"], ["--beta1", "1"], ["--beta1", "-0.5"], ["--label-smoothing", "2"],
+    ["--batch-size", "0"], ["--batch-size", "60001"], ["--lr-g", "0"], ["--lr-g", "nan"], ["--lr-d", "nan"],
+    ["--lr-d", "inf"], ["--g-steps", "0"], ["--d-steps", "-2"], ["--beta1", "1"], ["--beta1", "-0.5"],
+    ["--label-smoothing", "2"],
     ["--label-smoothing", "0"], ["--ema", "1"], ["--ema", "nan"], ["--r1", "-1"], ["--seed", "-1"],
     ["--log-interval", "0"], ["--schedule", "cosine"], ["--precision", "float16"], ["--run-name", "../up"],
     ["--conditional", "yes"], ["--g-step", "2"], ["file.txt"])]
-BAD += [("p5_compare.py", flags) for flags in (["--dataset", "cifar"], ["--epochs", "0"], ["--seed", "-1"], ["--cas"],
-                                               ["--epoch", "3"], ["--no-such-flag"])]
-BAD += [("p2.py", flags) for flags in (["--dataset", "cifar"], ["--inits", "1"], ["--inits", "three"], ["--seed", "-1"],
+BAD += [("p5_compare.py", flags) for flags in (["--dataset", "cifar"], ["--epochs", "0"], ["--epochs", "ten"],
+                                               ["--seed", "-1"], ["--cas"], ["--epoch", "3"], ["--no-such-flag"])]
+BAD += [("p2.py", flags) for flags in (["--dataset", "cifar"], ["--inits", "1"], ["--inits", "two"], ["--seed", "-1"],
                                        ["--epochs", "3"], ["file.txt"])]
-BAD += [("p4_divergences.py", flags) for flags in (["--points", "19"], ["--points", "1e3"], ["--repetitions", "1"],
+BAD += [("p4_divergences.py", flags) for flags in (["--points", "19"], ["--points", "many"], ["--repetitions", "1"],
                                                    ["--seed", "-1"], ["--point", "50"], ["file.txt"])]
 BAD += [("p5_toys.py", flags) for flags in (["--prior-steps", "0"], ["--map-steps", "-1"], ["--seeds", "1"],
-                                            ["--seeds", "1.5"], ["--seed", "-1"], ["--steps", "9"], ["file.txt"])]
+                                            ["--seeds", "100"], ["--seeds", "1.5"], ["--seed", "-1"], ["--step", "9"],
+                                            ["--map-steps", "x"], ["file.txt"])]
 BAD += [("p5_seeds.py", flags) for flags in (["--no-such-flag"], ["--out-dir"], ["file.txt"])]
 
 
