@@ -1,13 +1,12 @@
 """Problems 4.2 and 4.3: a variational autoencoder on MNIST and on Fashion-MNIST.
 
-    python vae.py                                  MNIST, the handed-out network and settings (10 epochs)
-    python vae.py --dataset fashion                Fashion-MNIST, the best settings found
-    python vae.py --latent-dim 2 --run-name vae_2d a plane of codes, drawn as a manifold
+    python vae.py                      MNIST, the handed-out network and settings (10 epochs)
+    python vae.py --dataset fashion    Fashion-MNIST, the best settings found; samples from a prior fitted to the codes
 
-Writes runs/<run>.pt (checkpoint), runs/<run>/ (grids of every epoch), runs/<run>_samples.npz (10 000 samples),
-plots/<run>.json (record) and plots/<run>_*.pdf (figures). The model is Kingma & Welling's (2014, arXiv:1312.6114):
-p(z) = N(0, I), q(z|x) = N(mu, diag(exp(logvar))), pixels in [0, 1] scored by the Bernoulli cross-entropy, in nats per
-image. On grey pixels that is no negative log likelihood. A stopped run continues with --resume.
+Writes runs/<run>.pt (checkpoint; --resume continues), runs/<run>/ (grids of every epoch), runs/<run>_samples.npz
+(10 000 samples; normal_<run>_samples.npz: those of N(0, I) beside a fitted prior's), plots/<run>.json and _*.pdf. The
+model is Kingma & Welling's (2014, arXiv:1312.6114): p(z) = N(0, I), q(z|x) = N(mu, diag(exp(logvar))), pixels in [0, 1]
+scored by the Bernoulli cross-entropy, in nats per image. On grey pixels that is no negative log likelihood.
 """
 import argparse
 import contextlib
@@ -28,14 +27,15 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 PIXELS = 28 * 28
 
 DEFAULTS = {  # MNIST keeps the handed-out settings, Fashion-MNIST has the best ones found
-    "mnist": dict(epochs=10, batch_size=128, hidden_dim=400, layers=1, latent_dim=20, schedule="constant"),
-    "fashion": dict(epochs=50, batch_size=64, hidden_dim=512, layers=2, latent_dim=20, schedule="cosine"),
+    "mnist": dict(epochs=10, batch_size=128, hidden_dim=400, layers=1, schedule="constant", warmup=0, prior="normal"),
+    "fashion": dict(epochs=60, batch_size=64, hidden_dim=512, layers=2, schedule="linear", warmup=10, prior="mixture"),
 }
 
 
@@ -45,18 +45,16 @@ class VAE(nn.Module):
     def __init__(self, hidden_dim=400, layers=1, latent_dim=20):
         super().__init__()
         self.fc1 = nn.Linear(PIXELS, hidden_dim)
-        self.deeper_encoder = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(layers - 1))
+        self.deeper_encoder, self.deeper_decoder = (nn.Sequential(*(
+            nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU()) for _ in range(layers - 1))) for _ in range(2))
         self.fc21 = nn.Linear(hidden_dim, latent_dim)  # mean of q(z|x)
         self.fc22 = nn.Linear(hidden_dim, latent_dim)  # log variance of q(z|x)
         self.fc3 = nn.Linear(latent_dim, hidden_dim)
-        self.deeper_decoder = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(layers - 1))
         self.fc4 = nn.Linear(hidden_dim, PIXELS)
 
     def encode(self, x):
         """x (B, 784) in [0, 1] -> mean and log variance of q(z|x), each (B, latent)."""
-        h = F.relu(self.fc1(x))
-        for layer in self.deeper_encoder:
-            h = F.relu(layer(h))
+        h = self.deeper_encoder(F.relu(self.fc1(x)))
         return self.fc21(h), self.fc22(h)
 
     def reparameterize(self, mu, logvar):
@@ -65,10 +63,7 @@ class VAE(nn.Module):
 
     def decode(self, z):
         """z (B, latent) -> logits of the pixels (B, 784); the image is their sigmoid."""
-        h = F.relu(self.fc3(z))
-        for layer in self.deeper_decoder:
-            h = F.relu(layer(h))
-        return self.fc4(h)
+        return self.fc4(self.deeper_decoder(F.relu(self.fc3(z))))
 
     def forward(self, x):
         """x (B, 1, 28, 28) or (B, 784) in [0, 1] -> (logits of the reconstruction (B, 784), mu, logvar)."""
@@ -88,6 +83,24 @@ def VAE_loss_function(recon_x, x, mu, logvar, beta=1.0):
     """
     reconstruction = F.binary_cross_entropy_with_logits(recon_x, x.view(-1, PIXELS), reduction="sum")
     return reconstruction + beta * gaussian_kl(mu, logvar)
+
+
+def fit_mixture(codes, count=100, steps=50):
+    """A mixture of up to `count` Gaussians, each with its own covariance, fitted to codes (N, latent) by `steps` of EM
+    (Bishop 2006, section 9.2.2). log N(z; m, C) is linear in (1, z, z z^T), so half a step is one matrix product."""
+    z, dim = codes.double(), codes.shape[1]  # double, since covariances are differences of moments
+    moments = torch.cat((torch.ones_like(z[:, :1]), z, (z[:, :, None] * z[:, None]).flatten(1)), 1)
+    start = z[torch.randperm(len(z))[:count].to(z.device)]
+    share = F.one_hot(torch.cdist(z, start).argmin(1)).double()  # of each component (column) in each code (row)
+    for _ in range(steps):
+        weight, first, second = (share.T @ moments / len(z) + 1e-12).split((1, dim, dim * dim), 1)
+        mean = first / weight
+        covariance = (second / weight).view(-1, dim, dim) - mean[:, :, None] * mean[:, None] + 1e-4 * torch.eye(dim).to(z)
+        part = MultivariateNormal(mean, covariance)
+        linear = (part.precision_matrix @ mean[:, :, None])[:, :, 0]
+        constant = weight.log() + part.log_prob(torch.zeros_like(mean))[:, None]
+        share = (moments @ torch.cat((constant, linear, -0.5 * part.precision_matrix.flatten(1)), 1).T).softmax(1)
+    return MixtureSameFamily(Categorical(weight[:, 0].float()), MultivariateNormal(mean.float(), covariance.float()))
 
 
 # ------------------------------------------------------------- helpers, the same text in every script that has them
@@ -166,20 +179,18 @@ def run(main):
         sys.exit(130)
 
 
-# ---------------------------------------------------------------------------- training, evaluation and the pictures
 def train(model, images, optimizer, args, epoch, bar):
     """One epoch over `images` (N, 784) in [0, 1]: {train_loss, ...}, as means in nats per image with beta = 1."""
-    torch.set_float32_matmul_precision("medium" if args.precision == "auto" else "highest")
     torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on nothing before but weights and Adam
+    beta = args.beta * min(1, epoch / max(1, args.warmup))  # small at first, so that z is used (Bowman et al. 2016)
     batches = torch.randperm(len(images)).to(images.device).split(args.batch_size)
     totals = torch.zeros(2, dtype=torch.float64, device=images.device)  # of the trained loss and the KL
     for step, batch in enumerate(batches):
-        if args.schedule == "cosine":  # half a period, from lr to 0
-            done = (epoch - 1 + step / len(batches)) / args.epochs
-            optimizer.param_groups[0]["lr"] = args.lr * (0.5 + 0.5 * math.cos(math.pi * done))
+        left = 1 - (epoch - 1 + step / len(batches)) / args.epochs if args.schedule == "linear" else 1
+        optimizer.param_groups[0]["lr"] = args.lr * min(1, left / 0.3)
         x = images[batch]
         recon, mu, logvar = model(x)
-        loss = VAE_loss_function(recon, x, mu, logvar, args.beta)
+        loss = VAE_loss_function(recon, x, mu, logvar, beta)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -188,41 +199,34 @@ def train(model, images, optimizer, args, epoch, bar):
             bar.set_postfix_str(f"epoch {epoch}, loss {loss.item() / len(x):.1f} nats")
         bar.update()
     loss, kl = (totals / len(images)).tolist()
-    return {"train_loss": loss + (1 - args.beta) * kl, "train_reconstruction": loss - args.beta * kl, "train_kl": kl}
-
-
-def products(args, device):
-    """What training rounds factors of matrix products to on this device, found by multiplying 1 + 2^-9, 1 + 2^-12."""
-    torch.set_float32_matmul_precision("medium" if args.precision == "auto" else "highest")
-    unit = torch.eye(PIXELS, device=device)
-    lost = [F.linear(unit * (1 + 2.0**-bits), unit)[0, 0].item() == 1 for bits in (9, 12)]
-    torch.set_float32_matmul_precision("highest")
-    return "bfloat16" if lost[0] else "tf32" if lost[1] else "float32"
+    return {"train_loss": loss + (1 - beta) * kl, "train_reconstruction": loss - beta * kl, "train_kl": kl}
 
 
 @torch.no_grad()
-def test(model, images, args):
-    """{test_loss, ...} of `images` (N, 784), as means in nats per image: one seeded z each, beta = 1, float32."""
-    torch.set_float32_matmul_precision("highest")
+def test(model, images, args, prior=None):
+    """{test_loss, ...} of `images` (N, 784), nats per image: one seeded z each, beta = 1, p(z) = N(0, I) or `prior`."""
     torch.manual_seed(args.seed)
-    recon, mu, logvar = model(images)
-    loss = VAE_loss_function(recon, images, mu, logvar).item() / len(images)
-    kl = gaussian_kl(mu, logvar).item() / len(images)
-    return {"test_loss": loss, "test_reconstruction": loss - kl, "test_kl": kl}
+    mu, logvar = model.encode(images)
+    z = model.reparameterize(mu, logvar)
+    reconstruction = F.binary_cross_entropy_with_logits(model.decode(z), images, reduction="sum").item() / len(images)
+    kl = (gaussian_kl(mu, logvar).item() / len(images) if prior is None else  # a mixture has no closed form
+          (Normal(mu, (0.5 * logvar).exp()).log_prob(z).sum(1) - prior.log_prob(z)).mean().item())
+    return {"test_loss": reconstruction + kl, "test_reconstruction": reconstruction, "test_kl": kl}
 
 
 @torch.no_grad()
-def sample(model, count, args):
-    """`count` decoded draws of z ~ N(0, I), the same z in every epoch: pixel means (count, 784) in [0, 1]."""
+def sample(model, count, args, prior=None):
+    """`count` decoded draws of z ~ N(0, I), or of `prior`, the same ones every time: pixel means (count, 784)."""
     torch.manual_seed(args.seed)
-    return model.decode(torch.randn(count, args.latent_dim, device=model.fc4.weight.device)).sigmoid()
+    z = prior.sample((count,)) if prior else torch.randn(count, args.latent_dim, device=model.fc4.weight.device)
+    return model.decode(z).sigmoid()
 
 
 @torch.no_grad()
 def epoch_grids(model, images, args):
     """8 images over their reconstructions from the mean code, and 64 samples: (16, 784) and (64, 784) in [0, 1]."""
-    recon = model.decode(model.encode(images[:8])[0]).sigmoid()
-    return {"reconstructions": torch.cat((images[:8], recon)), "samples": sample(model, 64, args)}
+    pairs = torch.cat((images[:8], model.decode(model.encode(images[:8])[0]).sigmoid()))
+    return {"reconstructions": pairs, "samples": sample(model, 64, args)}
 
 
 def draw_grids(path, grids, columns, width=3.2):
@@ -232,8 +236,7 @@ def draw_grids(path, grids, columns, width=3.2):
     for axes, (title, images) in zip(panels[0], grids.items()):
         tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28).cpu(), nrow=columns, pad_value=0.5)[0]
         axes.imshow(tiles.numpy(), vmin=0, vmax=1, interpolation="nearest")
-        axes.set_title(title)
-        axes.axis("off")
+        axes.set(title=title, frame_on=False, xticks=[], yticks=[])
     save_figure(figure, path)
 
 
@@ -241,9 +244,8 @@ def draw_curves(path, curves):
     """Loss, reconstruction and KL over the epochs, on training and test images."""
     figure, panels = plt.subplots(1, 3, figsize=(6.5, 2.2))
     for axes, part in zip(panels, ("loss", "reconstruction", "kl")):
-        epochs = range(1, len(curves["test_loss"]) + 1)
-        axes.plot(epochs, curves[f"train_{part}"], "--", color="0.5", label="training (mean over the epoch)")
-        axes.plot(epochs, curves[f"test_{part}"], color="C0", label="test (after the epoch)")
+        for half, style, text in (("train", "--", "training (mean over the epoch)"), ("test", "-", "test (after it)")):
+            axes.plot(range(1, len(curves[f"{half}_{part}"]) + 1), curves[f"{half}_{part}"], style, label=text)
         axes.set(xlabel="epoch", title="KL" if part == "kl" else part)
     panels[0].set_ylabel("nats per image")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -252,7 +254,7 @@ def draw_curves(path, curves):
 
 @torch.no_grad()
 def draw_latent(stem, model, images, labels):
-    """Traversals of the most used dimensions, paths between images of two classes, and the manifold of a plane."""
+    """Traversals of the most used dimensions, and paths between images of two classes."""
     mu, logvar = model.encode(images)
     used = (mu.pow(2) + logvar.exp() - 1 - logvar).mean(0).argsort(descending=True)[:8]  # by their share of the KL
     codes = mu[:1].repeat(len(used), 11, 1)  # (8, 11, latent)
@@ -260,13 +262,9 @@ def draw_latent(stem, model, images, labels):
     draw_grids(Path(f"{stem}_traversal.pdf"), {"": model.decode(codes.flatten(0, 1)).sigmoid()}, 11, width=2.8)
     first = [int((labels == label).nonzero()[0]) for label in labels.unique()]  # one test image of each class
     steps = torch.linspace(0, 1, 9, device=mu.device)[:, None]
-    paths = [torch.cat((images[a:a + 1], model.decode(torch.lerp(mu[a], mu[b], steps)).sigmoid(), images[b:b + 1]))
+    paths = [torch.cat((images[[a]], model.decode(torch.lerp(mu[a], mu[b], steps)).sigmoid(), images[[b]]))
              for a, b in zip(first, first[1:] + first[:1])]
     draw_grids(Path(f"{stem}_interpolation.pdf"), {"": torch.cat(paths)}, 11, width=2.8)
-    if mu.shape[1] == 2:
-        quantiles = torch.special.ndtri(torch.linspace(0.02, 0.98, 20, device=mu.device))
-        manifold = model.decode(torch.cartesian_prod(quantiles, quantiles)).sigmoid()
-        draw_grids(Path(f"{stem}_manifold.pdf"), {"": manifold}, 20, width=5)
 
 
 NUMBERS = {  # flag: (type, default, least, most, what it is); a default of None depends on the data set
@@ -275,8 +273,9 @@ NUMBERS = {  # flag: (type, default, least, most, what it is); a default of None
     "--lr": (float, 1e-3, 1e-12, 1e12, "learning rate of Adam"),
     "--hidden-dim": (int, None, 1, 65_536, "width of the hidden layers"),
     "--layers": (int, None, 1, 32, "hidden layers in the encoder, and again in the decoder"),
-    "--latent-dim": (int, None, 1, 4_096, "dimensions of z"),
+    "--latent-dim": (int, 20, 1, 4_096, "dimensions of z"),
     "--beta": (float, 1.0, 0, 1e6, "weight of the KL in training"),
+    "--warmup": (int, None, 0, 100_000, "epochs in which the weight of the KL grows to --beta"),
     "--seed": (int, 1, 0, 2**31, "seed of every random number"),
     "--log-interval": (int, 10, 1, 10**9, "batches between two updates of the loss shown"),
 }
@@ -289,7 +288,8 @@ def parse_args(argv=None):
     parser.add_argument("--dataset", choices=DEFAULTS, default="mnist")
     for flag, (kind, default, least, most, text) in NUMBERS.items():
         parser.add_argument(flag, type=kind, default=default, help=f"{text}, {least} to {most}")
-    parser.add_argument("--schedule", choices=("constant", "cosine"), help="of the learning rate; cosine ends at 0")
+    parser.add_argument("--schedule", choices=("constant", "linear"), help="linear: the last 30 %% fall to 0")
+    parser.add_argument("--prior", choices=("normal", "mixture"), help="of samples; a mixture is fitted to the codes")
     parser.add_argument("--precision", choices=("auto", "float32"), default="auto", help="of products in training")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
     parser.add_argument("--resume", action="store_true", help="continue the run of this name where it stopped")
@@ -309,89 +309,91 @@ def parse_args(argv=None):
     return args
 
 
-def load_checkpoint(path, args, device, model, optimizer):
-    """Load what `path` holds and return the state; OSError when it is absent, damaged, or of other settings."""
-    if not path.exists():
-        raise OSError(f"{path} does not exist: nothing to resume, start the run without --resume")
+def load_checkpoint(path, args, device, parts):
+    """Load what `path` holds into `parts` and return the state; OSError: it is absent, damaged, of other settings."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        changed = [name for name, value in settings_of(args).items() if state["settings"][name] != value]
-        if args.schedule == "constant" and state["epoch"] <= args.epochs and "epochs" in changed:
-            changed.remove("epochs")  # more epochs only append to a run, where they do not stretch a schedule
-        if not changed:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-        there = ", ".join(f"--{name.replace('_', '-')} {state['settings'][name]}" for name in changed)
+        there = ", ".join(f"--{name.replace('_', '-')} {state['settings'][name]}"
+                          for name, value in settings_of(args).items() if state["settings"][name] != value)
+        for part, saved in zip(parts, state["parts"][:0 if there else None]):
+            part.load_state_dict(saved)
     except Exception as error:
-        raise OSError(f"{path} is damaged or not of this script: delete it and start without --resume") from error
-    if changed:
+        fault = "is damaged or not of this script: delete it and" if path.exists() else "does not exist:"
+        raise OSError(f"{path} {fault} start the run without --resume") from error
+    if there:
         raise OSError(f"{path} was made with {there}: resume with that, or start another --run-name")
+    print(f"{args.run_name}: {state['epoch']} of {args.epochs} epochs were already done")
     return state
 
 
-def save_checkpoint(path, state, model, optimizer):
-    """Write the state of a run in one piece, or not at all."""
-    buffer = io.BytesIO()  # torch.save would hide a full disk behind a RuntimeError; write_bytes says it
-    torch.save(state | {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
-    with replacing(path) as part:
-        part.write_bytes(buffer.getvalue())
-
-
-def fit(model, train_images, test_images, args, device):
+def fit(model, train_images, test_images, args, device, bf16=False):
     """Train to the last epoch, saving grids and state after each; returns the state: epoch, seconds, curves, first."""
     checkpoint = args.runs_dir / f"{args.run_name}.pt"
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
-    state = {"settings": settings_of(args), "epoch": 0, "seconds": 0.0, "curves": {}, "first": {}}
-    if args.resume:
-        state = load_checkpoint(checkpoint, args, device, model, optimizer) | {"settings": settings_of(args)}
-        print(f"{args.run_name}: {state['epoch']} of {args.epochs} epochs were already done")
-    save_checkpoint(checkpoint, state, model, optimizer)
+    state = (load_checkpoint(checkpoint, args, device, (model, optimizer)) if args.resume else
+             {"settings": settings_of(args), "epoch": 0, "seconds": 0.0, "curves": {}, "first": {}})
     steps = math.ceil(len(train_images) / args.batch_size)
     with tqdm(total=args.epochs * steps, initial=state["epoch"] * steps, unit="batch", disable=None) as bar:
-        for epoch in range(state["epoch"] + 1, args.epochs + 1):
-            start = time.perf_counter()
-            losses = train(model, train_images, optimizer, args, epoch, bar) | test(model, test_images, args)
-            if wrong := [f"{name} became {value}" for name, value in losses.items() if not math.isfinite(value)]:
-                raise FloatingPointError(f"{wrong[0]} in epoch {epoch} of {args.command} (--lr {args.lr:g}); epoch "
-                                         f"{epoch - 1} is kept, use a smaller --lr")
-            for name, value in losses.items():
-                state["curves"].setdefault(name, []).append(value)
+        while True:
+            buffer = io.BytesIO()  # torch.save would hide a full disk behind a RuntimeError; write_bytes says it
+            torch.save(state | {"parts": [part.state_dict() for part in (model, optimizer)]}, buffer)
+            with replacing(checkpoint) as part:
+                part.write_bytes(buffer.getvalue())
+            if state["epoch"] == args.epochs:
+                return state
+            start, epoch = time.perf_counter(), state["epoch"] + 1
+            rounding = bf16 and torch.backends.mkldnn.flags(True, allow_tf32=None, fp32_precision="bf16")
+            with rounding or contextlib.nullcontext():
+                losses = train(model, train_images, optimizer, args, epoch, bar)
+            losses |= test(model, test_images, args)
+            if not all(map(math.isfinite, losses.values())):
+                raise FloatingPointError(f"epoch {epoch} diverged, {epoch - 1} is kept: use a --lr below {args.lr:g}")
+            state["curves"] = {name: state["curves"].get(name, []) + [value] for name, value in losses.items()}
             grids = epoch_grids(model, test_images, args)
             for kind, images in grids.items():
                 with replacing(args.runs_dir / args.run_name / f"{kind}_{epoch:03d}.png") as part:
                     torchvision.utils.save_image(images.view(-1, 1, 28, 28), part, nrow=8, pad_value=0.5)
-            state |= {"epoch": epoch, "seconds": state["seconds"] + time.perf_counter() - start,
-                      "first": state["first"] or grids}
-            save_checkpoint(checkpoint, state, model, optimizer)
+            state |= {"epoch": epoch, "first": state["first"] or grids,
+                      "seconds": state["seconds"] + time.perf_counter() - start}
             bar.write("  ".join([f"epoch {epoch}", *(f"{k} {v:.2f}" for k, v in losses.items())]), file=sys.stdout)
-    return state
 
 
 def main(argv=None):
     args = parse_args(argv)
     device = choose_device(args.no_cuda)
     plt.rcParams.update(STYLE)
+    torch.set_flush_denormal(True)  # Adam's means of gradients that stay 0 get so small that a CPU slows down
     args.out_dir.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=args.out_dir).close()  # a folder not to be written is found now, not after training
+    native = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16")
+    precision = "bfloat16" if args.precision == "auto" and native else "float32"  # of products in training
     train_images, _, test_images, test_labels = load_dataset(args.dataset, args.data_dir)
     train_images, test_images = (x.to(device).view(-1, PIXELS).float() / 255 for x in (train_images, test_images))
     torch.manual_seed(args.seed)
     model = VAE(args.hidden_dim, args.layers, args.latent_dim).to(device)
-    state = fit(model, train_images, test_images, args, device)
-
-    with replacing(args.runs_dir / f"{args.run_name}_samples.npz") as part:
-        np.savez(part, images=(255 * sample(model, 10_000, args)).round().byte().view(-1, 28, 28).cpu().numpy())
+    state = fit(model, train_images, test_images, args, device, bf16=precision == "bfloat16")
+    numbers = {name: (curve[-1], ".2f") for name, curve in state["curves"].items()}
+    priors = {args.run_name: None}  # by the name of the samples; None is N(0, I)
+    if args.prior == "mixture":
+        torch.manual_seed(args.seed)
+        mixture = fit_mixture(model.reparameterize(*model.encode(train_images)).detach())
+        priors = {f"normal_{args.run_name}": None, args.run_name: mixture}
+        numbers |= {f"mixture_{name}": (v, ".2f") for name, v in test(model, test_images, args, mixture).items()}
+    for name, prior in priors.items():
+        with replacing(args.runs_dir / f"{name}_samples.npz") as part:
+            np.savez(part, images=(255 * sample(model, 10_000, args, prior)).round().byte().view(-1, 28, 28).cpu())
     stem = args.out_dir / args.run_name
     for kind, last in epoch_grids(model, test_images, args).items():
         grids = {"after epoch 1": state["first"][kind], f"after epoch {state['epoch']}": last}
+        if args.prior == "mixture" and kind == "samples":
+            grids["mixture prior"] = sample(model, 64, args, mixture)
         draw_grids(Path(f"{stem}_{kind}.pdf"), grids, 8, width=2.1 if kind == "samples" else 3.2)
     draw_curves(Path(f"{stem}_curves.pdf"), state["curves"])
     draw_latent(stem, model, test_images, test_labels)
-    numbers = {name: (curve[-1], ".2f") for name, curve in state["curves"].items()}
-    entropy = (torch.special.entr(test_images) + torch.special.entr(1 - test_images)).sum(1).mean().item()
+    entropy = torch.special.entr(torch.stack((test_images, 1 - test_images))).sum().item() / len(test_images)
     numbers["pixel_entropy"] = (entropy, ".2f")  # the reconstruction cannot cost less
     write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"],
-                 products=products(args, device))
+                 precision=precision)
     print(f"test loss {numbers['test_loss'][0]:.2f} nats per image; record and figures: {stem}*")
 
 
