@@ -325,7 +325,7 @@ def parse_args(argv=None):
 def fit(gan, train_set, test_set, args, device, bf16=False):
     """Train to the last epoch, saving a grid and the state after each; returns the state: epoch, curves, first, ..."""
     checkpoint = args.runs_dir / f"{args.run_name}.pt"
-    state = {"settings": settings_of(args), "epoch": 0, "seconds": 0.0, "curves": {}, "first": None}
+    state = {"settings": settings_of(args), "epoch": 0, "seconds": 0.0, "curves": {}}
     per_epoch = math.ceil(len(train_set[0]) / (args.batch_size * args.d_steps))  # iterations
     total = math.ceil(args.updates / (args.g_steps + args.d_steps)) or args.epochs * per_epoch
     if args.resume:
@@ -349,7 +349,7 @@ def fit(gan, train_set, test_set, args, device, bf16=False):
                 part.write_bytes(buffer.getvalue())
             if state["epoch"] * per_epoch >= total:
                 return state
-            start, epoch = time.perf_counter(), state["epoch"] + 1
+            start, epoch = time.perf_counter() - state["seconds"], state["epoch"] + 1
             numbers = train(gan, *train_set, args, epoch, total, bar, bf16) | test(gan, *test_set, args)
             if not all(map(math.isfinite, numbers.values())):
                 raise FloatingPointError(f"epoch {epoch} diverged, {epoch - 1} is kept: use smaller --lr-g and --lr-d")
@@ -357,8 +357,7 @@ def fit(gan, train_set, test_set, args, device, bf16=False):
             grid = pictures(gan[2], args, device)["samples"]
             with replacing(args.runs_dir / args.run_name / f"samples_{epoch:03d}.png") as part:
                 torchvision.utils.save_image(grid.view(-1, 1, 28, 28) / 2 + 0.5, part, pad_value=0.5)
-            state |= {"epoch": epoch, "first": grid if epoch == 1 else state["first"],
-                      "seconds": state["seconds"] + time.perf_counter() - start}
+            state = {"first": grid} | state | {"epoch": epoch, "seconds": time.perf_counter() - start}
             bar.write("  ".join([f"epoch {epoch}", *(f"{k} {v:.4g}" for k, v in numbers.items())]), file=sys.stdout)
 
 
@@ -370,14 +369,13 @@ def main(argv=None):
     torch.set_flush_denormal(True)  # Adam's means of gradients that stay 0 get so small that a CPU slows down
     args.out_dir.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=args.out_dir).close()  # a folder not to be written is found now, not after training
-    native = (torch.cuda.get_device_capability(device) >= (8, 0) if device.type == "cuda"
-              else torch.cpu.get_capabilities().get("avx512_bf16"))
-    precision = "bfloat16" if args.precision == "auto" and native else "float32"  # of training; all else is float32
+    avx = torch.cpu.get_capabilities().get("avx512_bf16")
+    bf16 = bool(torch.cuda.is_bf16_supported(False) if device.type == "cuda" else avx) and args.precision == "auto"
     data = [x.to(device).view(-1, PIXELS).float() / 127.5 - 1 if x.ndim == 3 else x.to(device).long()
             for x in load_dataset(args.dataset, args.data_dir)]
     torch.manual_seed(args.seed)
     gan = build(args, device)
-    state = fit(gan, data[:2], data[2:], args, device, bf16=precision == "bfloat16")
+    state = fit(gan, data[:2], data[2:], args, device, bf16)
     torch.manual_seed(args.seed)
     z, labels = draw_noise(60_000 if args.conditional else 10_000, device)
     images = (evaluate(gan[2], z, labels) * 127.5 + 127.5).round().byte().view(-1, 28, 28)
@@ -393,7 +391,7 @@ def main(argv=None):
     values |= label_verdicts(gan[1], *data[2:]) if args.conditional else {}
     numbers = {name: (value, "d" if "updates" in name else ".3f") for name, value in values.items()}
     write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"],
-                 precision=precision)
+                 precision="bfloat16" if bf16 else "float32")  # in training; all else is float32
     print(f"D(test images) {numbers['d_real'][0]:.2f}, D(fakes) {numbers['d_fake'][0]:.2f}; record, figures: {stem}*")
 
 

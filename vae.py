@@ -47,8 +47,7 @@ class VAE(nn.Module):
         self.fc1 = nn.Linear(PIXELS, hidden_dim)
         self.deeper_encoder, self.deeper_decoder = (nn.Sequential(*(
             nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU()) for _ in range(layers - 1))) for _ in range(2))
-        self.fc21 = nn.Linear(hidden_dim, latent_dim)  # mean of q(z|x)
-        self.fc22 = nn.Linear(hidden_dim, latent_dim)  # log variance of q(z|x)
+        self.fc21, self.fc22 = (nn.Linear(hidden_dim, latent_dim) for _ in range(2))  # mean, log variance of q(z|x)
         self.fc3 = nn.Linear(latent_dim, hidden_dim)
         self.fc4 = nn.Linear(hidden_dim, PIXELS)
 
@@ -95,12 +94,12 @@ def fit_mixture(codes, count=100, steps=50):
     for _ in range(steps):
         weight, first, second = (share.T @ moments / len(z) + 1e-12).split((1, dim, dim * dim), 1)
         mean = first / weight
-        covariance = (second / weight).view(-1, dim, dim) - mean[:, :, None] * mean[:, None] + 1e-4 * torch.eye(dim).to(z)
-        part = MultivariateNormal(mean, covariance)
+        cov = (second / weight).view(-1, dim, dim) - mean[:, :, None] * mean[:, None] + 1e-4 * torch.eye(dim).to(z)
+        part = MultivariateNormal(mean, cov)
         linear = (part.precision_matrix @ mean[:, :, None])[:, :, 0]
         constant = weight.log() + part.log_prob(torch.zeros_like(mean))[:, None]
         share = (moments @ torch.cat((constant, linear, -0.5 * part.precision_matrix.flatten(1)), 1).T).softmax(1)
-    return MixtureSameFamily(Categorical(weight[:, 0].float()), MultivariateNormal(mean.float(), covariance.float()))
+    return MixtureSameFamily(Categorical(weight[:, 0].float()), MultivariateNormal(mean.float(), cov.float()))
 
 
 # ------------------------------------------------------------- helpers, the same text in every script that has them
@@ -341,20 +340,19 @@ def fit(model, train_images, test_images, args, device, bf16=False):
                 part.write_bytes(buffer.getvalue())
             if state["epoch"] == args.epochs:
                 return state
-            start, epoch = time.perf_counter(), state["epoch"] + 1
+            start, epoch = time.perf_counter() - state["seconds"], state["epoch"] + 1
             rounding = bf16 and torch.backends.mkldnn.flags(True, allow_tf32=None, fp32_precision="bf16")
             with rounding or contextlib.nullcontext():
                 losses = train(model, train_images, optimizer, args, epoch, bar)
             losses |= test(model, test_images, args)
             if not all(map(math.isfinite, losses.values())):
-                raise FloatingPointError(f"epoch {epoch} diverged, {epoch - 1} is kept: use a --lr below {args.lr:g}")
+                raise FloatingPointError(f"epoch {epoch} diverged, {epoch - 1} is kept: use a smaller --lr")
             state["curves"] = {name: state["curves"].get(name, []) + [value] for name, value in losses.items()}
             grids = epoch_grids(model, test_images, args)
             for kind, images in grids.items():
                 with replacing(args.runs_dir / args.run_name / f"{kind}_{epoch:03d}.png") as part:
                     torchvision.utils.save_image(images.view(-1, 1, 28, 28), part, nrow=8, pad_value=0.5)
-            state |= {"epoch": epoch, "first": state["first"] or grids,
-                      "seconds": state["seconds"] + time.perf_counter() - start}
+            state |= {"epoch": epoch, "first": state["first"] or grids, "seconds": time.perf_counter() - start}
             bar.write("  ".join([f"epoch {epoch}", *(f"{k} {v:.2f}" for k, v in losses.items())]), file=sys.stdout)
 
 
@@ -366,12 +364,12 @@ def main(argv=None):
     args.out_dir.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=args.out_dir).close()  # a folder not to be written is found now, not after training
     native = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16")
-    precision = "bfloat16" if args.precision == "auto" and native else "float32"  # of products in training
+    bf16 = bool(native) and args.precision == "auto"  # in training; all else is float32
     train_images, _, test_images, test_labels = load_dataset(args.dataset, args.data_dir)
     train_images, test_images = (x.to(device).view(-1, PIXELS).float() / 255 for x in (train_images, test_images))
     torch.manual_seed(args.seed)
     model = VAE(args.hidden_dim, args.layers, args.latent_dim).to(device)
-    state = fit(model, train_images, test_images, args, device, bf16=precision == "bfloat16")
+    state = fit(model, train_images, test_images, args, device, bf16)
     numbers = {name: (curve[-1], ".2f") for name, curve in state["curves"].items()}
     priors = {args.run_name: None}  # by the name of the samples; None is N(0, I)
     if args.prior == "mixture":
@@ -393,7 +391,7 @@ def main(argv=None):
     entropy = torch.special.entr(torch.stack((test_images, 1 - test_images))).sum().item() / len(test_images)
     numbers["pixel_entropy"] = (entropy, ".2f")  # the reconstruction cannot cost less
     write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"],
-                 precision=precision)
+                 precision="bfloat16" if bf16 else "float32")
     print(f"test loss {numbers['test_loss'][0]:.2f} nats per image; record and figures: {stem}*")
 
 

@@ -221,7 +221,7 @@ def test_average_is_the_moving_mean_and_off_at_zero():
 def test_evaluated_average_is_as_good_as_in_training_mode(glyph_dir):
     """BatchNorm with averaged statistics gives the images that the statistics of a large batch give."""
     args = settings("--conditional", "--epochs", "12", "--batch-size", "64", "--ema", "0.9", "--precision", "float32",
-                    "--schedule", "linear")  # so that after 60 steps the weights stand still
+                    "--lr-g", "5e-4", "--lr-d", "5e-4", "--schedule", "linear")  # weights stand still after 60 steps
     images, labels, *_ = gan.load_dataset("mnist", glyph_dir)
     images, labels = images.view(-1, 784).float() / 127.5 - 1, labels.long()
     torch.manual_seed(0)
