@@ -2,14 +2,14 @@
 
     python p5_compare.py                     every runs/*_samples.npz of Fashion-MNIST
     python p5_compare.py --dataset mnist     the same of MNIST
-    python p5_compare.py 'sweep_*'           only these runs, into plots/p5_compare_part.json
+    python p5_compare.py 'lever_*'           only these runs, into plots/p5_compare_part.json
 
 A file belongs to the data set in the settings of its record <run>.json; without one, to MNIST if "mnist" is a word of
 its name and "fashion" is not, else to Fashion-MNIST. Its first 10 000 images are scored as they lie there; agreement
 and cas take all. cas is the accuracy, on real test images, of the judge's network trained by its recipe on the samples.
 sharpness is the mean difference of a pixel and the one below, as a share of the test images'.
 Distances are between the judge's 128 penultimate features, in float32: frechet to the test images, frechet_train, by
-which to choose settings, to the training images. Runs named sweep_* are not searched for copies.
+which to choose settings, to the training images. Runs named *_seed<k> are not searched for copies.
 Row real: ten draws of 10 000 training images (mean, _sd); frechet_train, shares, agreement and copies (0.01 by
 definition) are the test images'; its cas is the judge's own accuracy, which is that very training.
 """
@@ -233,7 +233,7 @@ def score(run, images, labels, judge, real, args):
     if labels is not None:
         row.numbers |= {f"agreement_{c}": counts[c, c] / counts[c].sum() for c in range(10) if counts[c].any()}
         row.numbers["agreement"] = np.trace(counts) / len(labels)
-    if not run.startswith("sweep_"):
+    if "_seed" not in run:
         row.distance, index = nearest_training(images, real.training)
         row.numbers["copies"] = (row.distance < real.close).float().mean().item()
         near = row.distance.argsort()[:30]  # five rows of six, each over the row of their neighbours
@@ -295,7 +295,7 @@ def parse_args(argv=None):
     """The command line (default: sys.argv), checked; a wrong one ends with status 2 and one line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message} (--help lists every flag)\n")
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="score only these; may be patterns such as 'sweep_*'")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="score only these; may be patterns such as 'lever_*'")
     parser.add_argument("--dataset", choices=NAMES, default="fashion")
     parser.add_argument("--epochs", type=int, default=12, help="passes of a judge over its images, 1 to 1000")
     parser.add_argument("--seed", type=int, default=1, help="seed of every random number, 0 to 2147483648")

@@ -1,11 +1,12 @@
-"""Problems 5.3 and 5.5 over seeds: what p5_compare.py measured of runs that differ in one setting, with its spread.
+"""Problems 4.3, 5.3 and 5.5 over seeds: what p5_compare.py measured of runs that differ in one setting, with spread.
 
     python p5_seeds.py
 
-Reads plots/p5_compare.json and the records of the runs named <family>_seed<k>. Two families are compared on the seeds
-that both have, pair by pair: one seed stands for the same order of the images and, where the nets are the same, for
-the same first weights. Intervals are Student's, at 95 %; Frechet distances are compared as ratios, by their logarithms.
-Writes plots/p5_seeds.json and plots/p5_seeds_*.pdf.
+Reads what the judge said (plots/p5_compare.json; of the schemes for the handed-out nets, which had a judge of their
+own, plots/sweep/p5_compare_part.json) and the records of the runs <family>_seed<k>, where a name without a seed is of
+seed 1. Two families are compared on the seeds that both have, pair by pair: one seed stands for the same order of the
+images and, where the nets are the same, for the same first weights. Intervals are Student's, at 95 %; Frechet distances
+are compared as ratios, by their logarithms. Writes plots/p5_seeds.json and plots/p5_seeds_*.pdf.
 """
 import argparse
 import contextlib
@@ -29,13 +30,19 @@ SCHEMES = {  # 5.3, the handed-out nets: every family but the first differs from
     "sweep_g_5": "steps D : G 1 : 5", "sweep_d_2": "steps D : G 2 : 1", "sweep_d_5": "steps D : G 5 : 1",
     "sweep_beta1_0": "beta1 0", "sweep_beta1_09": "beta1 0.9, handed out", "sweep_batch_256": "batch 256",
     "sweep_smoothing": "label smoothing 0.9"}
-# The Conditional GAN, each time with one part of its recipe taken away.
-LEVERS = ("sweep_conv_no_ema", "sweep_conv_no_r1", "sweep_conv_beta1_05", "sweep_conv_constant_rate")
-BASES = (dict.fromkeys(SCHEMES, "sweep_base") | dict.fromkeys(LEVERS, "sweep_conv_cgan")
-         | {"sweep_conv_cgan": "sweep_conv_gan", "sweep_conv_gan": "sweep_conv_gan"})  # family: what it is compared to
-MEASURES = {"frechet_ratio": ".1f", "frechet_train": ".2f", "precision": ".3f", "recall": ".3f", "density": ".3f",
-            "coverage": ".3f", "tv": ".3f", "smallest_share": ".3f", "diversity": ".3f", "agreement": ".3f",
-            "sharpness": ".2f", "d_real": ".2f", "d_fake": ".2f", "g_updates": ".0f", "d_updates": ".0f"}
+LEVERS = {  # short runs of the Conditional GAN and of the VAE: whole, and with one part of the recipe taken away
+    "lever_cgan": ("no_labels", "no_convolutions", "no_ema", "no_r1", "momentum", "low_rate"),
+    "lever_vae": ("one_layer", "no_warmup", "constant_rate", "batch_128", "width_400")}
+YARDSTICK = "vae_fashion_handout"  # the run whose Frechet distance is the unit of the measure yardstick
+BASES = (dict.fromkeys(SCHEMES, "sweep_base") | {"gan_fashion": "gan_fashion", "cgan_fashion": "gan_fashion"}
+         | {"normal_vae_fashion": "normal_vae_fashion", "vae_fashion": "normal_vae_fashion"}
+         | {"normal_lever_vae_whole": "lever_vae_whole"}  # the prior taken away: same decoder, z ~ N(0, I)
+         | {f"{net}_{part}": f"{net}_whole" for net, parts in LEVERS.items() for part in ("whole", *parts)})
+MEASURES = {"frechet_ratio": ".1f", "yardstick": ".3f", "frechet_train": ".2f", "precision": ".3f", "recall": ".3f",
+            "density": ".3f", "coverage": ".3f", "tv": ".3f", "smallest_share": ".3f", "diversity": ".3f",
+            "agreement": ".3f", "agreement_gap": ".3f", "sharpness": ".2f", "d_real": ".2f", "d_fake": ".2f",
+            "g_updates": ".0f", "d_updates": ".0f", "test_loss": ".2f", "test_reconstruction": ".2f", "test_kl": ".2f",
+            "mixture_test_loss": ".2f"}
 PICTURES = {"gan_mlp_fashion": "handed out, 24 epochs", "sweep_base_seed1": "base",
             "sweep_long_beta1_0": "beta1 0, 24 epochs", "sweep_d_5_seed1": "D : G 5 : 1",
             "sweep_g_5_seed1": "D : G 1 : 5", "sweep_long_g_5": "D : G 1 : 5, 24 epochs"}
@@ -58,19 +65,27 @@ def read_numbers(path):
 
 
 def read_families(plots):
-    """{family: {seed: {measure: value}}} of BASES, from the judge's record and the records of the runs themselves."""
+    """{family: {seed: {measure: value}}} of BASES, from what the judges said and the records of the runs themselves."""
     families = {family: {} for family in BASES}
-    for name, value in read(plots / "p5_compare.json", read_numbers).items():
-        match = re.fullmatch(r"(.+)_seed(\d+)/(\w+)", name)
-        if match and match[1] in families:
-            families[match[1]].setdefault(int(match[2]), {})[match[3]] = value
-    for family, seeds in families.items():
-        if not 2 <= len(seeds) <= 10:
-            raise OSError(f"{plots}/p5_compare.json has {len(seeds)} runs named {family}_seed<k>, it takes 2 to 10: "
-                          "run make sweeps")
-        for seed, row in seeds.items():
-            row |= read(plots / "sweep" / f"{family}_seed{seed}.json", read_numbers)
-            row["smallest_share"] = min(row[f"share_{c}"] for c in range(10))
+    sources = {plots / "sweep/p5_compare_part.json": SCHEMES, plots / "p5_compare.json": BASES.keys() - SCHEMES}
+    for path, own in sources.items():
+        judged = read(path, read_numbers)
+        for name, value in judged.items():
+            family, seed = re.fullmatch(r"(.+?)(?:_seed(\d+))?/.+", name).groups()
+            if family in own:
+                families[family].setdefault(int(seed or 1), {})[name.split("/")[1]] = value
+        for family in own:
+            if not 2 <= len(families[family]) <= 10:
+                raise OSError(f"{path} has {len(families[family])} runs named {family}_seed<k>, it takes 2 to 10: "
+                              "run make sweeps")
+            for seed, row in families[family].items():
+                run = family.removeprefix("normal_") + f"_seed{seed}" * (f"{family}/frechet" not in judged or seed > 1)
+                found = next(plots.rglob(f"{run}.json"), plots / "sweep" / f"{run}.json")
+                row |= read(found, read_numbers) | {"smallest_share": min(row[f"share_{c}"] for c in range(10))}
+                if f"{YARDSTICK}/frechet" in judged:
+                    row["yardstick"] = row["frechet"] / judged[f"{YARDSTICK}/frechet"]
+                if "agreement" in row:  # the class that falls furthest short of real images
+                    row["agreement_gap"] = max(judged[f"real/agreement_{c}"] - row[f"agreement_{c}"] for c in range(10))
     return families
 
 
@@ -185,7 +200,7 @@ def draw_schemes(path, families, swings):
 def draw_pairs(path, families):
     """The same seed without and with labels, joined by a line."""
     figure, panels = plt.subplots(1, 4, figsize=(6.5, 1.9))
-    pair = families["sweep_conv_gan"], families["sweep_conv_cgan"]
+    pair = families["gan_fashion"], families["cgan_fashion"]
     for axes, measure, label in zip(panels, ("frechet_ratio", "precision", "recall", "tv"),
                                     ("Frechet distance / real", "precision", "recall", "total variation")):
         lines = np.array([column(family, measure, sorted(pair[0].keys() & pair[1].keys())) for family in pair])
@@ -222,18 +237,21 @@ def main(argv=None):
     plt.rcParams.update(STYLE)
     families = read_families(args.out_dir)
     numbers = summarise(families)
-    for name in BASES:
+    for name in [name for name in BASES if name not in SCHEMES]:
         print(f"{name:26}", *(f"{measure} {numbers[f'{name}/{measure}/mean'][0]:.3f}"
                               for measure in ("frechet_ratio", "precision", "recall", "tv")))
-    pictures = {title: read(args.runs_dir / f"{run}_samples.npz", lambda path: np.load(path)["images"][:24])
-                for run, title in PICTURES.items()}
+    files = {title: args.runs_dir / f"{run}_samples.npz" for run, title in PICTURES.items()}
     swings = {}
     for run, title in SWINGS.items():
         path = next(args.out_dir.rglob(f"{run}.json"), args.out_dir / f"{run}.json")
         swings[title] = read(path, lambda path: json.loads(path.read_text())["curves"]["d_fake"])
     draw_schemes(args.out_dir / "p5_seeds_schemes.pdf", families, swings)
     draw_pairs(args.out_dir / "p5_seeds_pairs.pdf", families)
-    draw_pictures(args.out_dir / "p5_seeds_pictures.pdf", pictures)
+    if absent := [path.name for path in files.values() if not path.exists()]:
+        print(f"p5_seeds_pictures.pdf is not drawn anew: {args.runs_dir} lacks {', '.join(absent)} (run make sweeps)")
+    else:
+        pictures = {title: read(path, lambda path: np.load(path)["images"][:24]) for title, path in files.items()}
+        draw_pictures(args.out_dir / "p5_seeds_pictures.pdf", pictures)
     write_record(args.out_dir / "p5_seeds.json", args, torch.device("cpu"), numbers,
                  seconds=time.perf_counter() - start, curves={})
 
