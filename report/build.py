@@ -18,7 +18,6 @@ HERE = Path(__file__).resolve().parent
 PLOTS = HERE.parent / "plots"
 SEEDS = {  # runs that differ in the seed alone
     "vae_mnist_seeds": ["vae_mnist", "vae_mnist_seed2", "vae_mnist_seed3"],
-    "vae_fashion_base_seeds": ["vae_fashion_base", "vae_fashion_base_seed2", "vae_fashion_base_seed3"],
 }
 
 

@@ -42,7 +42,7 @@ def folders(tmp_path_factory):
 
 def flags_of(home, *more):
     return ["--dataset", "mnist", "--data-dir", home / "data", "--out-dir", home / "plots", "--runs-dir", home / "runs",
-            "--epochs", "8", *more]
+            "--epochs", "12", *more]
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_the_record_and_the_figures(scored):
     numbers, record, home = scored
     assert {run.split("/")[0] for run in numbers} == {"judge", "real", "vae_mnist", "cgan_mnist", "copied-mnist",
                                                       "noise_mnist", "some_mnist_seed1"}
-    assert record["settings"] == {"runs": [], "dataset": "mnist", "epochs": 8, "seed": 1, "cas": None}
+    assert record["settings"] == {"runs": [], "dataset": "mnist", "epochs": 12, "seed": 1, "cas": None}
     assert {path.name for path in (home / "plots").iterdir()} == {"p5_compare_mnist.json", *(
         f"p5_{name}_mnist.pdf" for name in FIGURES)}
     for c in range(10):
