@@ -43,8 +43,6 @@ SCHEME = $(call SEEDS,1 2 3,gan.py --arch mlp --updates 5000 $(2),sweep_$(1))
 LONG = $(PY) gan.py --arch mlp $(2) --run-name sweep_long_$(1) --out-dir plots/sweep
 sweeps: .venv/run
 	$(call SEEDS,2 3,vae.py,vae_mnist)
-	$(PY) vae.py --epochs 60 --batch-size 64 --hidden-dim 512 --layers 2 --schedule linear --warmup 10 --prior mixture \
-		--run-name vae_mnist_best --out-dir plots/sweep
 	$(PY) vae.py --dataset fashion --run-name vae_fashion_handout --out-dir plots/sweep --epochs 20 --batch-size 128 \
 		--hidden-dim 400 --layers 1 --schedule constant --warmup 0 --prior normal
 	$(PY) gan.py --arch mlp
@@ -61,7 +59,6 @@ sweeps: .venv/run
 	$(call GAN_LEVER,low_rate,--conditional --lr-g 2e-4 --lr-d 2e-4)
 	$(call VAE_LEVER,whole,--warmup 1)
 	$(call VAE_LEVER,one_layer,--warmup 1 --layers 1)
-	$(call VAE_LEVER,no_warmup,--warmup 0)
 	$(call VAE_LEVER,constant_rate,--warmup 1 --schedule constant)
 	$(call VAE_LEVER,batch_128,--warmup 1 --batch-size 128)
 	$(call VAE_LEVER,width_400,--warmup 1 --hidden-dim 400)

@@ -32,7 +32,7 @@ SCHEMES = {  # 5.3, the handed-out nets: every family but the first differs from
     "sweep_smoothing": "label smoothing 0.9"}
 LEVERS = {  # short runs of the Conditional GAN and of the VAE: whole, and with one part of the recipe taken away
     "lever_cgan": ("no_labels", "no_convolutions", "no_ema", "no_r1", "momentum", "low_rate"),
-    "lever_vae": ("one_layer", "no_warmup", "constant_rate", "batch_128", "width_400")}
+    "lever_vae": ("one_layer", "constant_rate", "batch_128", "width_400")}
 YARDSTICK = "vae_fashion_handout"  # the run whose Frechet distance is the unit of the measure yardstick
 BASES = (dict.fromkeys(SCHEMES, "sweep_base") | {"gan_fashion": "gan_fashion", "cgan_fashion": "gan_fashion"}
          | {"normal_vae_fashion": "normal_vae_fashion", "vae_fashion": "normal_vae_fashion"}
