@@ -37,8 +37,8 @@ results: .venv/run
 # What the tables of 4.2, 4.3, 5.2, 5.3 and 5.5 compare with those, then the judge: the handed-out nets; more seeds of the
 # default commands; LEVERs, short runs of the best recipes with one part taken away; SCHEMEs for the handed-out nets.
 SEEDS = for seed in $(1); do $(PY) $(2) --seed $$seed --run-name $(3)_seed$$seed --out-dir plots/sweep || exit; done
-GAN_LEVER = $(call SEEDS,1 2 3,gan.py --epochs 1 $(2),lever_cgan_$(1))
-VAE_LEVER = $(call SEEDS,1 2 3,vae.py --dataset fashion --epochs 5 $(2),lever_vae_$(1))
+GAN_LEVER = $(call SEEDS,1 2 3,gan.py --conditional --epochs 1 $(2),lever_cgan_$(1))
+VAE_LEVER = $(call SEEDS,1 2 3,vae.py --dataset fashion --epochs 5 --warmup 1 $(2),lever_vae_$(1))
 SCHEME = $(call SEEDS,1 2 3,gan.py --arch mlp --updates 5000 $(2),sweep_$(1))
 LONG = $(PY) gan.py --arch mlp $(2) --run-name sweep_long_$(1) --out-dir plots/sweep
 sweeps: .venv/run
@@ -50,18 +50,18 @@ sweeps: .venv/run
 	$(call SEEDS,2 3 4 5,vae.py --dataset fashion,vae_fashion)
 	$(call SEEDS,2 3 4 5,gan.py,gan_fashion)
 	$(call SEEDS,2 3 4 5,gan.py --conditional,cgan_fashion)
-	$(call GAN_LEVER,whole,--conditional)
-	$(call GAN_LEVER,no_labels,)
-	$(call GAN_LEVER,no_convolutions,--conditional --arch mlp --lr-g 1e-3 --lr-d 1e-3 --beta1 0 --ema 0.995 --r1 0.5)
-	$(call GAN_LEVER,no_ema,--conditional --ema 0)
-	$(call GAN_LEVER,no_r1,--conditional --r1 0)
-	$(call GAN_LEVER,momentum,--conditional --beta1 0.5)
-	$(call GAN_LEVER,low_rate,--conditional --lr-g 2e-4 --lr-d 2e-4)
-	$(call VAE_LEVER,whole,--warmup 1)
-	$(call VAE_LEVER,one_layer,--warmup 1 --layers 1)
-	$(call VAE_LEVER,constant_rate,--warmup 1 --schedule constant)
-	$(call VAE_LEVER,batch_128,--warmup 1 --batch-size 128)
-	$(call VAE_LEVER,width_400,--warmup 1 --hidden-dim 400)
+	$(call GAN_LEVER,whole,)
+	$(call SEEDS,1 2 3,gan.py --epochs 1,lever_cgan_no_labels)
+	$(call GAN_LEVER,no_convolutions,--arch mlp --lr-g 1e-3 --lr-d 1e-3 --beta1 0 --ema 0.995 --r1 0.5)
+	$(call GAN_LEVER,no_ema,--ema 0)
+	$(call GAN_LEVER,no_r1,--r1 0)
+	$(call GAN_LEVER,momentum,--beta1 0.5)
+	$(call GAN_LEVER,low_rate,--lr-g 2e-4 --lr-d 2e-4)
+	$(call VAE_LEVER,whole,)
+	$(call VAE_LEVER,one_layer,--layers 1)
+	$(call VAE_LEVER,constant_rate,--schedule constant)
+	$(call VAE_LEVER,batch_128,--batch-size 128)
+	$(call VAE_LEVER,width_400,--hidden-dim 400)
 	$(PY) p5_compare.py
 	$(PY) p5_compare.py --dataset mnist
 	$(call SCHEME,base,--beta1 0.5)

@@ -317,7 +317,7 @@ def load_checkpoint(path, args, device, parts):
         for part, saved in zip(parts, state["parts"][:0 if there else None]):
             part.load_state_dict(saved)
     except Exception as error:
-        fault = "is damaged or not of this script: delete it and" if path.exists() else "does not exist:"
+        fault = "is damaged or not of this script: delete it and" if path.exists() else "holds nothing to resume:"
         raise OSError(f"{path} {fault} start the run without --resume") from error
     if there:
         raise OSError(f"{path} was made with {there}: resume with that, or start another --run-name")
