@@ -1,10 +1,9 @@
 """Problems 5.1 to 5.5: a GAN and a Conditional GAN on Fashion-MNIST (p5_compare.py judges their samples).
 
-    python gan.py [--conditional]               the convolutional pair, without and with labels
-    python gan.py --arch mlp [--conditional]    the handed-out fully connected nets and settings
+    python gan.py [--arch mlp] [--conditional]    the convolutional or the handed-out nets, without or with labels
 
 Writes runs/<run>.pt (checkpoint; --resume continues), runs/<run>/ (grids of every epoch), runs/<run>_samples.npz,
-plots/<run>.json (record) and plots/<run>_*.pdf. See Goodfellow et al. (arXiv:1406.2661), Mirza & Osindero (1411.1784).
+plots/<run>.json (record), plots/<run>_*.pdf. See Goodfellow et al. (arXiv:1406.2661), Mirza & Osindero (1411.1784).
 """
 import argparse
 import contextlib
@@ -13,9 +12,11 @@ import json
 import math
 import re
 import shlex
+import sqlite3
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 import matplotlib
@@ -117,14 +118,12 @@ STYLE = {"backend": "Agg", "font.size": 8, "axes.spines.top": False, "axes.spine
 
 def load_dataset(name, data_dir):
     """(train images, labels, test images, labels) as uint8 (N, 28, 28) and (N,); OSError names a file not to be had."""
-    dataset = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}[name]
-    tensors = []
+    dataset, tensors = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}[name], []
     for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         path = Path(data_dir, dataset.__name__, "raw", f"{file}-ubyte")
         try:
-            if not path.exists():
-                with contextlib.redirect_stdout(io.StringIO()):
-                    dataset(data_dir, download=True)
+            with contextlib.redirect_stdout(io.StringIO()):
+                path.exists() or dataset(data_dir, download=True)
             tensors.append(torchvision.datasets.mnist.read_sn3_pascalvincent_tensor(path))
             shape = (len(tensors[-1]), 28, 28) if "images" in file else (len(tensors[-2]),)
             assert tensors[-1].shape == shape and 0 not in shape and ("images" in file or tensors[-1].max() < 10)
@@ -144,11 +143,10 @@ def replacing(path):
     """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{path.name}")
-    try:
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(part.unlink, missing_ok=True)
         yield part
         part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_figure(figure, path):
@@ -178,12 +176,29 @@ def run(main):
     """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
     try:
         main()
-    except (OSError, FloatingPointError) as error:
+    except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+        full = isinstance(error, MemoryError) or "allocate" in str(error)  # so torch says it, by a RuntimeError
+        if isinstance(error, RuntimeError) and not full:
+            raise
         advice = "; make room, or name another folder" * bool(getattr(error, "filename", None))
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}{advice}")
+        sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
     except KeyboardInterrupt:
         print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def claim(path, out_dir):
+    """Hold the lock `path` until the block, or this process, ends in whatever way; OSError: another process has it."""
+    for folder in (path.parent, out_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # one not to be written is found now, not after training
+    with contextlib.closing(sqlite3.connect(path, timeout=0)) as lock:  # locks alike on every system
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{path}: {error}: let the other run end, or give another name or --runs-dir") from error
+        yield
 
 
 def build(args, device):
@@ -212,8 +227,6 @@ def train(gan, images, labels, args, epoch, total, bar, bf16=False):
         for _ in range(args.g_steps):
             g_losses.append(train_generator(args.batch_size, generator, discriminator, optimizers[0], bf16))
             average.update_parameters(generator)
-        if (step + 1) % args.log_interval == 0:
-            bar.set_postfix_str(f"epoch {epoch}, G {g_losses[-1].item():.2f}, D {d_losses[-1].item():.2f}")
         bar.update()
     return {"g_loss": torch.stack(g_losses).mean().item(), "d_loss": torch.stack(d_losses).mean().item(),
             "g_updates": len(g_losses), "d_updates": len(d_losses)}
@@ -234,20 +247,17 @@ def test(gan, images, labels, args):
 
 
 def label_verdicts(discriminator, images, labels):
-    """{d_right_<class>, d_wrong_<class>}: mean D of test images under their label and the nine others; and of all."""
+    """{d_right, d_wrong}: mean D of test images under their own label, and under the nine others."""
     d = torch.cat([evaluate(discriminator, images, torch.full_like(labels, k)).sigmoid() for k in range(10)], 1)
     right = nn.functional.one_hot(labels, 10).bool()  # (N, 10), as d
-    groups = {"": labels >= 0} | {f"_{k}": labels == k for k in labels.unique().tolist()}
-    return {f"d_{kind}{name}": d[rows[:, None] & columns].mean().item() for name, rows in groups.items()
-            for kind, columns in (("right", right), ("wrong", ~right))}
+    return {"d_right": d[right].mean().item(), "d_wrong": d[~right].mean().item()}
 
 
 def pictures(generator, args, device):
     """{kind: images (N, 784)}, 8 in a row and the same noise on every call; if conditional, a row for each class."""
     torch.manual_seed(args.seed)
-    z, angle = torch.randn(10, 8, NOISE), torch.linspace(0, math.pi / 2, 8)[:, None]  # z: (row, column, noise)
+    z = torch.randn(10, 8, NOISE)  # (row, column, noise)
     noise = {"samples": z, "same_noise": z[:1].expand_as(z)} if args.conditional else {"samples": z[:8]}
-    noise["interpolation"] = z[:, :1] * angle.cos() + z[:, 1:2] * angle.sin()  # along an arc z stays N(0, I)
     labels = torch.arange(10, device=device).repeat_interleave(8)
     return {kind: evaluate(generator, z.flatten(0, 1).to(device), labels[:8 * len(z)]) for kind, z in noise.items()}
 
@@ -264,17 +274,6 @@ def draw_grids(path, grids, names):
     save_figure(figure, path)
 
 
-def draw_curves(path, curves):
-    """The losses and the discriminator's mean verdicts over the epochs."""
-    figure, panels = plt.subplots(1, 2, figsize=(6.5, 2.0))
-    for axes, style, name, text in zip(panels.repeat(2), ("-", "--") * 2, ("d_loss", "g_loss", "d_real", "d_fake"),
-                                       ("discriminator", "generator", "test images", "generated images")):
-        axes.plot(range(1, len(curves[name]) + 1), curves[name], style, label=text)
-        axes.set(xlabel="epoch", ylabel="loss, epoch mean [nats]" if axes is panels[0] else "mean D after the epoch")
-        axes.legend()
-    save_figure(figure, path)
-
-
 NUMBERS = {  # name: (default of mlp, the handed-out one, default of conv, least, most, what it is)
     "epochs": (24, 8, 1, 100_000, "passes over the training images"),
     "updates": (0, 0, 0, 10**9, "stop after so many steps of both nets together, not after --epochs; 0 is off"),
@@ -288,7 +287,6 @@ NUMBERS = {  # name: (default of mlp, the handed-out one, default of conv, least
     "ema": (0.0, 0.995, 0, 0.99999, "decay of the generator's moving average, which is sampled; 0 is off"),
     "r1": (0.0, 0.5, 0, 1e6, "gamma of the R1 penalty; 0 is off"),
     "seed": (1, 1, 0, 2**31, "seed of every random number"),
-    "log_interval": (10, 10, 1, 10**9, "iterations between two updates of the losses shown"),
 }
 
 
@@ -322,31 +320,36 @@ def parse_args(argv=None):
     return args
 
 
+def load_checkpoint(path, settings, device, parts):
+    """Load what `path` holds into `parts` and return the state; OSError: it is absent, damaged, of other settings."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        there = ", ".join(f"--{name.replace('_', '-')} {state['settings'][name]}"
+                          for name, value in settings.items() if state["settings"][name] != value)
+        for part, saved in zip(parts, state["parts"][:0 if there else None]):
+            part.load_state_dict(saved)
+    except Exception as error:
+        fault = "is damaged or not of this script: delete it and" if path.exists() else "holds nothing to resume:"
+        raise OSError(f"{path} {fault} start the run without --resume") from error
+    if there:
+        raise OSError(f"{path} was made with {there}: resume with that, or start another --run-name")
+    print(f"{path.stem}: {state['epoch']} epochs were already done")
+    return state
+
+
 def fit(gan, train_set, test_set, args, device, bf16=False):
     """Train to the last epoch, saving a grid and the state after each; returns the state: epoch, curves, first, ..."""
     checkpoint = args.runs_dir / f"{args.run_name}.pt"
-    state = {"settings": settings_of(args), "epoch": 0, "seconds": 0.0, "curves": {}}
+    settings = settings_of(args) | {"data_dir": f"holding images of CRC-32 {zlib.crc32(train_set[0].cpu().numpy()):x}"}
+    state = (load_checkpoint(checkpoint, settings, device, gan) if args.resume else
+             {"settings": settings, "epoch": 0, "seconds": 0.0, "curves": {}})
     per_epoch = math.ceil(len(train_set[0]) / (args.batch_size * args.d_steps))  # iterations
     total = math.ceil(args.updates / (args.g_steps + args.d_steps)) or args.epochs * per_epoch
-    if args.resume:
-        try:
-            state = torch.load(checkpoint, map_location=device, weights_only=True)
-            there = " ".join(f"--{name.replace('_', '-')} {state['settings'][name]}"
-                             for name, value in settings_of(args).items() if state["settings"][name] != value)
-            for part, saved in zip(gan, state["gan"][:0 if there else None]):
-                part.load_state_dict(saved)
-        except Exception as error:
-            fault = "is damaged or not of this script: delete it and" if checkpoint.exists() else "does not exist:"
-            raise OSError(f"{checkpoint} {fault} start the run without --resume") from error
-        if there:
-            raise OSError(f"{checkpoint} was made with {there}: resume with that, or start another --run-name")
-        print(f"{args.run_name}: {state['epoch']} of {math.ceil(total / per_epoch)} epochs were already done")
     with tqdm(total=total, initial=min(total, state["epoch"] * per_epoch), unit="iteration", disable=None) as bar:
         while True:
-            buffer = io.BytesIO()  # torch.save would hide a full disk behind a RuntimeError; write_bytes says it
-            torch.save(state | {"gan": [part.state_dict() for part in gan]}, buffer)
+            torch.save(state | {"parts": [part.state_dict() for part in gan]}, buffer := io.BytesIO())
             with replacing(checkpoint) as part:
-                part.write_bytes(buffer.getvalue())
+                part.write_bytes(buffer.getvalue())  # torch.save itself would hide a full disk behind a RuntimeError
             if state["epoch"] * per_epoch >= total:
                 return state
             start, epoch = time.perf_counter() - state["seconds"], state["epoch"] + 1
@@ -363,36 +366,33 @@ def fit(gan, train_set, test_set, args, device, bf16=False):
 
 def main(argv=None):
     args = parse_args(argv)
-    device = choose_device(args.no_cuda)
+    device, stem = choose_device(args.no_cuda), args.out_dir / args.run_name
     plt.rcParams.update(STYLE)
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device
     torch.set_flush_denormal(True)  # Adam's means of gradients that stay 0 get so small that a CPU slows down
-    args.out_dir.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=args.out_dir).close()  # a folder not to be written is found now, not after training
-    avx = torch.cpu.get_capabilities().get("avx512_bf16")
-    bf16 = bool(torch.cuda.is_bf16_supported(False) if device.type == "cuda" else avx) and args.precision == "auto"
-    data = [x.to(device).view(-1, PIXELS).float() / 127.5 - 1 if x.ndim == 3 else x.to(device).long()
-            for x in load_dataset(args.dataset, args.data_dir)]
-    torch.manual_seed(args.seed)
-    gan = build(args, device)
-    state = fit(gan, data[:2], data[2:], args, device, bf16)
-    torch.manual_seed(args.seed)
-    z, labels = draw_noise(60_000 if args.conditional else 10_000, device)
-    images = (evaluate(gan[2], z, labels) * 127.5 + 127.5).round().byte().view(-1, 28, 28)
-    with replacing(args.runs_dir / f"{args.run_name}_samples.npz") as part:
-        np.savez_compressed(part, images=images.cpu(), **({"labels": labels.cpu()} if args.conditional else {}))
-    stem = args.out_dir / args.run_name
-    names = "0123456789" if args.dataset == "mnist" else torchvision.datasets.FashionMNIST.classes
-    for kind, images in pictures(gan[2], args, device).items():
-        grids = {"after epoch 1": state["first"], f"after epoch {state['epoch']}": images}
-        draw_grids(Path(f"{stem}_{kind}.pdf"), grids if kind == "samples" else {"": images}, names * args.conditional)
-    draw_curves(Path(f"{stem}_curves.pdf"), state["curves"])
-    values = {name: sum(curve) if "updates" in name else curve[-1] for name, curve in state["curves"].items()}
-    values |= label_verdicts(gan[1], *data[2:]) if args.conditional else {}
-    numbers = {name: (value, "d" if "updates" in name else ".3f") for name, value in values.items()}
-    write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"],
-                 precision="bfloat16" if bf16 else "float32")  # in training; all else is float32
-    print(f"D(test images) {numbers['d_real'][0]:.2f}, D(fakes) {numbers['d_fake'][0]:.2f}; record, figures: {stem}*")
+    with claim(args.runs_dir / f".lock-{args.run_name}", args.out_dir):
+        avx = torch.cpu.get_capabilities().get("avx512_bf16")
+        bf16 = bool(torch.cuda.is_bf16_supported(False) if device.type == "cuda" else avx) and args.precision == "auto"
+        data = [x.to(device).view(-1, PIXELS).float().div_(127.5).sub_(1) if x.ndim == 3 else x.to(device).long()
+                for x in load_dataset(args.dataset, args.data_dir)]
+        torch.manual_seed(args.seed)
+        state = fit(gan := build(args, device), data[:2], data[2:], args, device, bf16)
+        torch.manual_seed(args.seed)
+        z, labels = draw_noise(60_000 if args.conditional else 10_000, device)
+        images = (evaluate(gan[2], z, labels) * 127.5 + 127.5).round().byte().view(-1, 28, 28)
+        with replacing(args.runs_dir / f"{args.run_name}_samples.npz") as part:
+            np.savez_compressed(part, images=images.cpu(), **({"labels": labels.cpu()} if args.conditional else {}))
+        names = "0123456789" if args.dataset == "mnist" else torchvision.datasets.FashionMNIST.classes
+        for kind, images in pictures(gan[2], args, device).items():
+            first = {"after epoch 1": state["first"]} if kind == "samples" else {}
+            grids = first | {f"after epoch {state['epoch']}": images}
+            draw_grids(Path(f"{stem}_{kind}.pdf"), grids, names * args.conditional)
+        values = label_verdicts(gan[1], *data[2:]) if args.conditional else {}
+        values |= {name: sum(curve) if "updates" in name else curve[-1] for name, curve in state["curves"].items()}
+        numbers = {name: (value, "d" if "updates" in name else ".3f") for name, value in values.items()}
+        write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"],
+                     precision="bfloat16" if bf16 else "float32")  # in training; all else is float32
+        print(f"D(test images) {values['d_real']:.2f}, D(fakes) {values['d_fake']:.2f}; record and figures: {stem}*")
 
 
 if __name__ == "__main__":

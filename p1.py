@@ -123,11 +123,10 @@ def replacing(path):
     """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{path.name}")
-    try:
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(part.unlink, missing_ok=True)
         yield part
         part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_figure(figure, path):
@@ -157,9 +156,12 @@ def run(main):
     """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
     try:
         main()
-    except (OSError, FloatingPointError) as error:
+    except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+        full = isinstance(error, MemoryError) or "allocate" in str(error)  # so torch says it, by a RuntimeError
+        if isinstance(error, RuntimeError) and not full:
+            raise
         advice = "; make room, or name another folder" * bool(getattr(error, "filename", None))
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}{advice}")
+        sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
     except KeyboardInterrupt:
         print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
         sys.exit(130)

@@ -246,14 +246,12 @@ STYLE = {"backend": "Agg", "font.size": 8, "axes.spines.top": False, "axes.spine
 
 def load_dataset(name, data_dir):
     """(train images, labels, test images, labels) as uint8 (N, 28, 28) and (N,); OSError names a file not to be had."""
-    dataset = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}[name]
-    tensors = []
+    dataset, tensors = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}[name], []
     for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         path = Path(data_dir, dataset.__name__, "raw", f"{file}-ubyte")
         try:
-            if not path.exists():
-                with contextlib.redirect_stdout(io.StringIO()):
-                    dataset(data_dir, download=True)
+            with contextlib.redirect_stdout(io.StringIO()):
+                path.exists() or dataset(data_dir, download=True)
             tensors.append(torchvision.datasets.mnist.read_sn3_pascalvincent_tensor(path))
             shape = (len(tensors[-1]), 28, 28) if "images" in file else (len(tensors[-2]),)
             assert tensors[-1].shape == shape and 0 not in shape and ("images" in file or tensors[-1].max() < 10)
@@ -273,11 +271,10 @@ def replacing(path):
     """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{path.name}")
-    try:
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(part.unlink, missing_ok=True)
         yield part
         part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_figure(figure, path):
@@ -307,9 +304,12 @@ def run(main):
     """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
     try:
         main()
-    except (OSError, FloatingPointError) as error:
+    except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+        full = isinstance(error, MemoryError) or "allocate" in str(error)  # so torch says it, by a RuntimeError
+        if isinstance(error, RuntimeError) and not full:
+            raise
         advice = "; make room, or name another folder" * bool(getattr(error, "filename", None))
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}{advice}")
+        sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
     except KeyboardInterrupt:
         print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
         sys.exit(130)

@@ -2,18 +2,20 @@
 
     python p3_autoencoder.py                       MNIST; --dataset fashion for Fashion-MNIST
 
-3.3 sets 784-2-784 beside PCA, the best that a linear output can do (Bourlard & Kamp 1988). MSE is per pixel, pixels in
-[0, 1]. Writes runs/<run>.pt (checkpoint), plots/<run>.json (record) and plots/<run>_*.pdf (figures).
+3.3 sets 784-2-784 beside PCA, the best that a linear output can do (Bourlard & Kamp 1988). MSE is per pixel in [0, 1].
+Writes runs/p3_<dataset>.pt (checkpoint), plots/p3_<dataset>.json (record) and plots/p3_<dataset>_*.pdf (figures).
 """
 import argparse
 import contextlib
 import io
 import json
 import math
-import re
 import shlex
+import sqlite3
 import sys
+import tempfile
 import time
+import zlib
 from pathlib import Path
 
 import matplotlib
@@ -36,14 +38,12 @@ STYLE = {"backend": "Agg", "font.size": 8, "axes.spines.top": False, "axes.spine
 
 def load_dataset(name, data_dir):
     """(train images, labels, test images, labels) as uint8 (N, 28, 28) and (N,); OSError names a file not to be had."""
-    dataset = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}[name]
-    tensors = []
+    dataset, tensors = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}[name], []
     for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         path = Path(data_dir, dataset.__name__, "raw", f"{file}-ubyte")
         try:
-            if not path.exists():
-                with contextlib.redirect_stdout(io.StringIO()):
-                    dataset(data_dir, download=True)
+            with contextlib.redirect_stdout(io.StringIO()):
+                path.exists() or dataset(data_dir, download=True)
             tensors.append(torchvision.datasets.mnist.read_sn3_pascalvincent_tensor(path))
             shape = (len(tensors[-1]), 28, 28) if "images" in file else (len(tensors[-2]),)
             assert tensors[-1].shape == shape and 0 not in shape and ("images" in file or tensors[-1].max() < 10)
@@ -63,11 +63,10 @@ def replacing(path):
     """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{path.name}")
-    try:
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(part.unlink, missing_ok=True)
         yield part
         part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_figure(figure, path):
@@ -97,12 +96,29 @@ def run(main):
     """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
     try:
         main()
-    except (OSError, FloatingPointError) as error:
+    except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+        full = isinstance(error, MemoryError) or "allocate" in str(error)  # so torch says it, by a RuntimeError
+        if isinstance(error, RuntimeError) and not full:
+            raise
         advice = "; make room, or name another folder" * bool(getattr(error, "filename", None))
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}{advice}")
+        sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
     except KeyboardInterrupt:
         print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def claim(path, out_dir):
+    """Hold the lock `path` until the block, or this process, ends in whatever way; OSError: another process has it."""
+    for folder in (path.parent, out_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # one not to be written is found now, not after training
+    with contextlib.closing(sqlite3.connect(path, timeout=0)) as lock:  # locks alike on every system
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{path}: {error}: let the other run end, or give another name or --runs-dir") from error
+        yield
 
 
 # ------------------------------------------------------------------------------------- 3.2: corruption and denoising
@@ -197,7 +213,7 @@ def pca_network(images):
     """PCA of `images` (N, 784) as weights of the linear network, and the share of variance its two axes explain."""
     mean = images.mean(0, dtype=torch.float64)
     variances, axes = torch.linalg.eigh(images.T.double().cov(correction=0))
-    model, axes = Autoencoder("linear").to(images.device), axes[:, [-1, -2]]
+    model, axes = Autoencoder("linear").to(images.device).requires_grad_(False), axes[:, [-1, -2]]
     for parameter, value in zip(model.parameters(), (axes.T, -axes.T @ mean, axes, mean)):
         parameter.copy_(value)
     return model, (variances[-2:].sum() / variances.sum()).item()
@@ -274,7 +290,6 @@ NUMBERS = {  # flag: (type, default, least, most, what it is)
     "--batch-size": (int, 128, 1, 60_000, "images in a mini-batch"),
     "--lr": (float, 1e-2, 1e-12, 1e12, "learning rate of Adam; half a cosine brings it to 0"),
     "--seed": (int, 1, 0, 2**31, "seed of every random number"),
-    "--log-interval": (int, 10, 1, 10**9, "batches between two updates of the error shown"),
 }
 
 
@@ -287,7 +302,6 @@ def parse_args(argv=None):
         parser.add_argument(flag, type=kind, default=default, help=f"{text}, {least} to {most}")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
     parser.add_argument("--resume", action="store_true", help="continue the run of this name where it stopped")
-    parser.add_argument("--run-name", help="default: p3_<dataset>")
     for flag, folder in (("--data-dir", "data"), ("--out-dir", "plots"), ("--runs-dir", "runs")):
         parser.add_argument(flag, type=Path, default=HERE / folder, help=f"default: {folder}, beside this script")
     argv = sys.argv[1:] if argv is None else argv
@@ -295,27 +309,25 @@ def parse_args(argv=None):
     for flag, (_, _, least, most, _) in NUMBERS.items():
         if not least <= (value := getattr(args, flag[2:].replace("-", "_"))) <= most:
             parser.error(f"{flag} {value} is not between {least} and {most}")
-    args.run_name = args.run_name or f"p3_{args.dataset}"
-    if not re.fullmatch(r"\w[\w.-]*", args.run_name):
-        parser.error(f"--run-name {args.run_name!r} is not made of letters, digits, '_', '.' and '-'")
+    args.run_name = f"p3_{args.dataset}"
     args.command = shlex.join(["python", Path(__file__).name, *(word for word in argv if word != "--resume")])
     return args
 
 
-def load_checkpoint(path, args, device, models, optimizer):
-    """Load what `path` holds and return the state; OSError when it is absent, damaged, or of other settings."""
-    if not path.exists():
-        raise OSError(f"{path} does not exist: nothing to resume, start the run without --resume")
+def load_checkpoint(path, settings, device, parts):
+    """Load what `path` holds into `parts` and return the state; OSError: it is absent, damaged, of other settings."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        changed = [name for name, value in settings_of(args).items() if state["settings"][name] != value]
-        if not changed:
-            models.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
+        there = ", ".join(f"--{name.replace('_', '-')} {state['settings'][name]}"
+                          for name, value in settings.items() if state["settings"][name] != value)
+        for part, saved in zip(parts, state["parts"][:0 if there else None]):
+            part.load_state_dict(saved)
     except Exception as error:
-        raise OSError(f"{path} is damaged or not of this script: delete it and start without --resume") from error
-    if changed:
-        raise OSError(f"{path} was made with another {', '.join(changed)}: resume with that, or use another --run-name")
+        fault = "is damaged or not of this script: delete it and" if path.exists() else "holds nothing to resume:"
+        raise OSError(f"{path} {fault} start the run without --resume") from error
+    if there:
+        raise OSError(f"{path} was made with {there}: resume with that, or start another --run-name")
+    print(f"{path.stem}: {state['epoch']} epochs were already done")
     return state
 
 
@@ -323,76 +335,64 @@ def fit(models, train_images, test_images, args, device):
     """Train both networks to the last epoch, saving the state after each; returns it: epoch, seconds, curves."""
     checkpoint = args.runs_dir / f"{args.run_name}.pt"
     optimizer = torch.optim.Adam(models.parameters(), lr=args.lr, fused=True)
-    state = {"settings": settings_of(args), "epoch": 0, "seconds": 0.0, "curves": {}}
-
-    def save():
-        buffer = io.BytesIO()  # torch.save would hide a full disk behind a RuntimeError; write_bytes says it
-        torch.save(state | {"model": models.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
-        with replacing(checkpoint) as part:
-            part.write_bytes(buffer.getvalue())
-
-    if args.resume:
-        state = load_checkpoint(checkpoint, args, device, models, optimizer)
-        print(f"{args.run_name}: {state['epoch']} of {args.epochs} epochs were already done")
-    save()
-    steps = math.ceil(len(train_images) / args.batch_size)
-    with tqdm(total=args.epochs * steps, initial=state["epoch"] * steps, unit="batch", disable=None) as bar:
-        for epoch in range(state["epoch"] + 1, args.epochs + 1):
-            start = time.perf_counter()
+    settings = settings_of(args) | {"data_dir": f"holding images of CRC-32 {zlib.crc32(train_images.cpu().numpy()):x}"}
+    state = (load_checkpoint(checkpoint, settings, device, (models, optimizer)) if args.resume else
+             {"settings": settings, "epoch": 0, "seconds": 0.0, "curves": {}})
+    with tqdm(total=args.epochs, initial=state["epoch"], unit="epoch", disable=None) as bar:
+        while True:
+            torch.save(state | {"parts": [part.state_dict() for part in (models, optimizer)]}, buffer := io.BytesIO())
+            with replacing(checkpoint) as part:
+                part.write_bytes(buffer.getvalue())  # torch.save itself would hide a full disk behind a RuntimeError
+            if state["epoch"] == args.epochs:
+                return state
+            start, epoch = time.perf_counter() - state["seconds"], state["epoch"] + 1
             torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on nothing before but weights and Adam
-            for step, batch in enumerate(torch.randperm(len(train_images)).to(device).split(args.batch_size)):
-                done = (epoch - 1 + step / steps) / args.epochs
-                optimizer.param_groups[0]["lr"] = args.lr * (0.5 + 0.5 * math.cos(math.pi * done))
-                x = train_images[batch]
+            optimizer.param_groups[0]["lr"] = args.lr * (0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / args.epochs))
+            for x in train_images[torch.randperm(len(train_images)).to(device)].split(args.batch_size):
                 loss = sum(nn.functional.mse_loss(model(x), x) for model in models.values())  # they share no weight
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                if (step + 1) % args.log_interval == 0:
-                    bar.set_postfix_str(f"epoch {epoch}, MSE of both {loss.item():.4f}")
-                bar.update()
             errors = {f"{name}_{split}_mse": mean_squared_error(model, images) for name, model in models.items()
                       for split, images in (("train", train_images), ("test", test_images))}
             if not all(error < 1 for error in errors.values()):  # pixels and a black image differ by less
                 raise FloatingPointError(f"epoch {epoch} diverged (--lr {args.lr:g}), {epoch - 1} is kept: lower --lr")
-            for name, value in errors.items():
-                state["curves"].setdefault(name, []).append(value)
-            state |= {"epoch": epoch, "seconds": state["seconds"] + time.perf_counter() - start}
-            save()
+            state["curves"] = {name: state["curves"].get(name, []) + [value] for name, value in errors.items()}
+            state |= {"epoch": epoch, "seconds": time.perf_counter() - start}
+            bar.update()
             bar.write("  ".join([f"epoch {epoch}", *(f"{k} {v:.5f}" for k, v in errors.items())]), file=sys.stdout)
-    return state
 
 
 def main(argv=None):
     args = parse_args(argv)
-    device = choose_device(args.no_cuda)
+    device, stem = choose_device(args.no_cuda), args.out_dir / args.run_name
     plt.rcParams.update(STYLE)
-    train_images, train_labels, test_images, test_labels = load_dataset(args.dataset, args.data_dir)
-    x_train, x_test = (x.to(device).view(-1, PIXELS).float() / 255 for x in (train_images, test_images))
-    stem = args.out_dir / args.run_name
-    torch.manual_seed(args.seed)
-    models = nn.ModuleDict({output: Autoencoder(output) for output in ("linear", "sigmoid")}).to(device)
-    state = fit(models, x_train, x_test, args, device)
-    denoiser = train_denoiser(args.seed)
-    torch.set_grad_enabled(False)
-    numbers = corruption_numbers(denoiser)
-    draw_corruption(stem, denoiser)
-    pca, explained = pca_network(x_train)
-    codes, rows, bases = {}, {"test image": x_test[:8]}, {}
-    for title, model in (("PCA", pca), ("linear output", models["linear"]), ("sigmoid output", models["sigmoid"])):
-        name = title.split()[0].lower()
-        numbers |= plane_numbers(name, model, x_train, train_labels.to(device), x_test, test_labels.to(device))
-        comparison, basis = compare_planes(model, pca, x_test)
-        numbers |= {f"{name}_{key}": (value, ".2f") for key, value in comparison.items()}
-        codes[title], rows[title], bases[title] = model.encoder(x_test).cpu(), model(x_test[:8]), basis.T
-    numbers["linear_excess_percent"] = (100 * (numbers["linear_train_mse"][0] / numbers["pca_train_mse"][0] - 1), ".0e")
-    clamped = (models["linear"](x_test).clamp(0, 1) - x_test).square().mean().item()
-    numbers |= {"linear_clamped_test_mse": (clamped, ".5f"), "pca_variance_explained": (100 * explained, ".1f")}
-    draw_embedding(Path(f"{stem}_embedding.pdf"), codes, test_labels)
-    draw_rows(Path(f"{stem}_reconstructions.pdf"), rows, width=4.2)
-    draw_rows(Path(f"{stem}_planes.pdf"), {name: 0.5 + 3 * basis for name, basis in bases.items()}, width=2.1)
-    write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"])
-    print("  ".join(f"{name} {value:{spec}}" for name, (value, spec) in numbers.items() if not name[-1].isdigit()))
+    with claim(args.runs_dir / f".lock-{args.run_name}", args.out_dir):
+        train_images, train_labels, test_images, test_labels = load_dataset(args.dataset, args.data_dir)
+        x_train, x_test = (x.to(device).view(-1, PIXELS).float().div_(255) for x in (train_images, test_images))
+        torch.manual_seed(args.seed)
+        models = nn.ModuleDict({output: Autoencoder(output) for output in ("linear", "sigmoid")}).to(device)
+        state = fit(models, x_train, x_test, args, device)
+        denoiser = train_denoiser(args.seed).requires_grad_(False)
+        numbers = corruption_numbers(denoiser)
+        draw_corruption(stem, denoiser)
+        pca, explained = pca_network(x_train)
+        codes, rows, bases = {}, {"test image": x_test[:8]}, {}
+        for title, model in (("PCA", pca), ("linear output", models["linear"]), ("sigmoid output", models["sigmoid"])):
+            name, model = title.split()[0].lower(), model.requires_grad_(False)
+            numbers |= plane_numbers(name, model, x_train, train_labels.to(device), x_test, test_labels.to(device))
+            comparison, basis = compare_planes(model, pca, x_test)
+            numbers |= {f"{name}_{key}": (value, ".2f") for key, value in comparison.items()}
+            codes[title], rows[title], bases[title] = model.encoder(x_test).cpu(), model(x_test[:8]), basis.T
+        trained, best = numbers["linear_train_mse"][0], numbers["pca_train_mse"][0]
+        numbers["linear_excess_percent"] = (100 * (trained / best - 1), ".0e")
+        clamped = (models["linear"](x_test).clamp(0, 1) - x_test).square().mean().item()
+        numbers |= {"linear_clamped_test_mse": (clamped, ".5f"), "pca_variance_explained": (100 * explained, ".1f")}
+        draw_embedding(Path(f"{stem}_embedding.pdf"), codes, test_labels)
+        draw_rows(Path(f"{stem}_reconstructions.pdf"), rows, width=4.2)
+        draw_rows(Path(f"{stem}_planes.pdf"), {name: 0.5 + 3 * basis for name, basis in bases.items()}, width=2.1)
+        write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"])
+        print("  ".join(f"{name} {value:{spec}}" for name, (value, spec) in numbers.items() if name[-1].isalpha()))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,21 @@
 """Problems 5.3, 5.5 and 5.6: a judge that scores the samples of every finished run of one data set.
 
-    python p5_compare.py                     every runs/*_samples.npz of Fashion-MNIST
-    python p5_compare.py --dataset mnist     the same of MNIST
-    python p5_compare.py 'lever_*'           only these runs, into plots/p5_compare_part.json
+    python p5_compare.py [--dataset mnist]    every runs/*_samples.npz of Fashion-MNIST, or of MNIST
+    python p5_compare.py 'lever_*'            only these runs, into plots/p5_compare_part.json
 
-A file belongs to the data set in the settings of its record <run>.json; without one, to MNIST if "mnist" is a word of
-its name and "fashion" is not, else to Fashion-MNIST. Its first 10 000 images are scored as they lie there; agreement
-and cas take all. cas is the accuracy, on real test images, of the judge's network trained by its recipe on the samples.
-sharpness is the mean difference of a pixel and the one below, as a share of the test images'.
-Distances are between the judge's 128 penultimate features, in float32: frechet to the test images, frechet_train, by
-which to choose settings, to the training images. Runs named *_seed<k> are not searched for copies.
-Row real: ten draws of 10 000 training images (mean, _sd); frechet_train, shares, agreement and copies (0.01 by
-definition) are the test images'; its cas is the judge's own accuracy, which is that very training.
+A file belongs to the data set in its record <run>.json; without one, to MNIST if "mnist" is a word of its name and
+"fashion" is not, else to Fashion-MNIST. Its first 10 000 images are scored; agreement and cas, the accuracy on real
+test images of a judge trained on the samples, take all. sharpness: mean difference of a pixel and the one below, as a
+share of the test images'. Distances are between the judge's 128 penultimate features: frechet to the test images,
+frechet_train, by which to choose, to the training images. Runs *_seed<k> are not searched for copies. Row real: ten
+draws of training images (mean, _sd); all but distances and neighbours are the test images'; cas: the judge's accuracy.
 """
 import argparse
 import contextlib
 import io
 import json
 import shlex
+import sqlite3
 import sys
 import tempfile
 import time
@@ -33,14 +31,12 @@ from torch import nn
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
-COUNT = 10_000  # samples of a file that are compared with the test images
-NEAR, WIDE = 3, 5  # neighbours that set the radii: of precision and recall, of density and coverage
+COUNT, NEAR, WIDE = 10_000, 3, 5  # samples compared; neighbours that set the radii of precision, of density
 NAMES = {"mnist": "0123456789", "fashion": ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
                                             "sneaker", "bag", "boot")}
 RUNS = {"vae": ("VAE", "vae.py", "mnist"), "gan": ("GAN", "gan.py", "fashion"),  # title, command, its own data set
         "cgan": ("Conditional GAN", "gan.py --conditional", "fashion")}
-COLUMNS = ("frechet", "frechet_ratio", "frechet_train", "precision", "recall", "density", "coverage", "tv",
-           "tv_corrected", "agreement", "cas", "copies", "diversity")
+COLUMNS = ("frechet", "frechet_ratio", "precision", "recall", "coverage", "tv", "agreement", "cas", "copies")
 
 
 # ------------------------------------------------------------- helpers, the same text in every script that has them
@@ -50,14 +46,12 @@ STYLE = {"backend": "Agg", "font.size": 8, "axes.spines.top": False, "axes.spine
 
 def load_dataset(name, data_dir):
     """(train images, labels, test images, labels) as uint8 (N, 28, 28) and (N,); OSError names a file not to be had."""
-    dataset = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}[name]
-    tensors = []
+    dataset, tensors = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}[name], []
     for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         path = Path(data_dir, dataset.__name__, "raw", f"{file}-ubyte")
         try:
-            if not path.exists():
-                with contextlib.redirect_stdout(io.StringIO()):
-                    dataset(data_dir, download=True)
+            with contextlib.redirect_stdout(io.StringIO()):
+                path.exists() or dataset(data_dir, download=True)
             tensors.append(torchvision.datasets.mnist.read_sn3_pascalvincent_tensor(path))
             shape = (len(tensors[-1]), 28, 28) if "images" in file else (len(tensors[-2]),)
             assert tensors[-1].shape == shape and 0 not in shape and ("images" in file or tensors[-1].max() < 10)
@@ -77,11 +71,10 @@ def replacing(path):
     """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{path.name}")
-    try:
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(part.unlink, missing_ok=True)
         yield part
         part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_figure(figure, path):
@@ -111,12 +104,29 @@ def run(main):
     """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
     try:
         main()
-    except (OSError, FloatingPointError) as error:
+    except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+        full = isinstance(error, MemoryError) or "allocate" in str(error)  # so torch says it, by a RuntimeError
+        if isinstance(error, RuntimeError) and not full:
+            raise
         advice = "; make room, or name another folder" * bool(getattr(error, "filename", None))
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}{advice}")
+        sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
     except KeyboardInterrupt:
         print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def claim(path, out_dir):
+    """Hold the lock `path` until the block, or this process, ends in whatever way; OSError: another process has it."""
+    for folder in (path.parent, out_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # one not to be written is found now, not after training
+    with contextlib.closing(sqlite3.connect(path, timeout=0)) as lock:  # locks alike on every system
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{path}: {error}: let the other run end, or give another name or --runs-dir") from error
+        yield
 
 
 # ---------------------------------------------------------------------------------------- judge, measures and figures
@@ -147,8 +157,9 @@ def get_judge(path, images, labels, args):
         F.cross_entropy(judge(x), labels[batch].long()).backward()
         optimizer.step()
         schedule.step()
-    with replacing(path) as part, part.open("wb") as file:  # given a name, torch.save reports no full disk
-        torch.save({"recipe": recipe, "model": judge.state_dict()}, file)
+    torch.save({"recipe": recipe, "model": judge.state_dict()}, buffer := io.BytesIO())
+    with replacing(path) as part:
+        part.write_bytes(buffer.getvalue())  # torch.save itself would hide a full disk behind a RuntimeError
     return judge.eval()
 
 
@@ -265,17 +276,6 @@ def draw_tiles(panels, names):
     return figure
 
 
-def draw_precision_recall(rows):
-    """Precision against recall, and density against coverage."""
-    figure, panels = plt.subplots(1, 2, figsize=(6.5, 2.5))
-    for axes, x, y in zip(panels, ("recall", "coverage"), ("precision", "density")):
-        for place, (title, row) in enumerate(rows.items()):
-            axes.plot(row.numbers[x], row.numbers[y], "os^Dv"[place], color=f"C{place}", label=title)
-        axes.set(xlabel=f"{x} (share of test images)", ylabel=y)
-    panels[0].legend()
-    return figure
-
-
 def draw_confusion(rows, names):
     """Of each class asked for (of real images: each true class), the share judged to be of each class."""
     rows = [(title, row.counts) for title, row in rows.items() if row.counts is not None][:2]
@@ -346,28 +346,22 @@ def find_samples(args, device):
     return samples
 
 
-def main(argv=None):
-    args = parse_args(argv)
+def compare(args):
+    """Score every run asked for, print and draw what comes out, and write the record."""
     device, start = choose_device(args.no_cuda), time.perf_counter()
-    plt.rcParams.update(STYLE)
-    torch.backends.cudnn.allow_tf32 = False  # float32 on every device
-    for folder in (args.out_dir, args.runs_dir):  # found out now rather than after training
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
     samples = find_samples(args, device)
     train, train_labels, test, test_labels = (x.to(device) for x in load_dataset(args.dataset, args.data_dir))
     judge = get_judge(args.runs_dir / f"judge_{args.dataset}.pt", train, train_labels, args)
     features, classes, counts = judged(judge, test, test_labels)
     real = argparse.Namespace(images=test, features=features, classes=classes, counts=counts, radii=radii(features),
                               training=train, train_features=judged(judge, train)[0], close=0.0)
-    row = score("real", test, test_labels, judge, real, args)
+    rows = {"real": (row := score("real", test, test_labels, judge, real, args))}
     real.close = row.distance.quantile(0.01)  # a sample nearer than this to a training image counts as a copy
     torch.manual_seed(args.seed)
     draws = [quality(real.train_features[torch.randperm(len(train))[:len(test[:COUNT])]], real) for _ in range(10)]
     for name in ("frechet", "precision", "recall", "density", "coverage"):
         row.numbers |= {name: np.mean([d[name] for d in draws]), f"{name}_sd": np.std([d[name] for d in draws], ddof=1)}
     row.numbers |= {"copies": 0.01, "cas": row.numbers["agreement"]}
-    rows = {"real": row}
     for run, (images, labels) in samples.items():
         rows[run] = score(run, images, labels, judge, real, args)
         if labels is not None and Path(run).match(args.cas or f"cgan_{args.dataset}"):
@@ -384,13 +378,21 @@ def main(argv=None):
     chosen = ["real", *([run for run in samples if run in titles and not args.runs] or list(samples)[:4])]
     shown, names = {titles.get(run, run): rows[run] for run in chosen}, NAMES[args.dataset]
     end = "_mnist" * (args.dataset == "mnist") + "_part" * bool(args.runs)
-    for name, figure in (("shares", draw_shares(shown, names)), ("precision_recall", draw_precision_recall(shown)),
-                         ("sheet", draw_tiles({title: it.sheet for title, it in shown.items()}, names)),
-                         ("neighbours", draw_tiles({t: it.pairs for t, it in shown.items()}, ["image", "nearest"] * 5)),
-                         ("confusion", draw_confusion(shown, names))):
+    sheets, pairs = ({title: vars(it)[what] for title, it in shown.items()} for what in ("sheet", "pairs"))
+    for name, figure in (("shares", draw_shares(shown, names)), ("confusion", draw_confusion(shown, names)),
+                         ("sheet", draw_tiles(sheets, names)),
+                         ("neighbours", draw_tiles(pairs, ["image", "nearest"] * 5))):
         save_figure(figure, args.out_dir / f"p5_{name}{end}.pdf")
     write_record(args.out_dir / f"p5_compare{end}.json", args, device, numbers, seconds=time.perf_counter() - start,
                  curves={f"{r}/confusion": it.counts.tolist() for r, it in rows.items() if it.counts is not None})
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    plt.rcParams.update(STYLE)
+    torch.backends.cudnn.allow_tf32 = False  # float32 on every device
+    with claim(args.runs_dir / f".lock-p5_compare_{args.dataset}", args.out_dir):
+        compare(args)
 
 
 if __name__ == "__main__":

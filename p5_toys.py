@@ -30,10 +30,8 @@ FAR = 5  # a point farther than this many standard deviations from every mode is
 
 # 5.7: modes on the unit circle; the second prior has as many components, on a circle too
 MODES = torch.stack([torch.tensor([math.cos(k * math.tau / 8), math.sin(k * math.tau / 8)]) for k in range(8)])
-MODE_SD = 0.05
-COMPONENT_SD = 0.15
-DIMENSIONS = (2, 10, 100)
-PRIORS = ("Gaussian", "mixture")
+MODE_SD, COMPONENT_SD = 0.05, 0.15
+DIMENSIONS, PRIORS = (2, 10, 100), ("Gaussian", "mixture")
 
 # 5.8: six clusters without a symmetry (centred), and the right map, a quarter turn (row vectors: y = x TURN)
 CLUSTERS = torch.tensor([[-1.6, 0.9], [-0.5, 1.5], [1.2, 1.1], [-1.1, -0.6], [0.3, -0.2], [1.5, -1.1]])
@@ -248,11 +246,10 @@ def replacing(path):
     """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{path.name}")
-    try:
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(part.unlink, missing_ok=True)
         yield part
         part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_figure(figure, path):
@@ -282,9 +279,12 @@ def run(main):
     """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
     try:
         main()
-    except (OSError, FloatingPointError) as error:
+    except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+        full = isinstance(error, MemoryError) or "allocate" in str(error)  # so torch says it, by a RuntimeError
+        if isinstance(error, RuntimeError) and not full:
+            raise
         advice = "; make room, or name another folder" * bool(getattr(error, "filename", None))
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}{advice}")
+        sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
     except KeyboardInterrupt:
         print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
         sys.exit(130)

@@ -15,9 +15,11 @@ import json
 import math
 import re
 import shlex
+import sqlite3
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 import matplotlib
@@ -109,14 +111,12 @@ STYLE = {"backend": "Agg", "font.size": 8, "axes.spines.top": False, "axes.spine
 
 def load_dataset(name, data_dir):
     """(train images, labels, test images, labels) as uint8 (N, 28, 28) and (N,); OSError names a file not to be had."""
-    dataset = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}[name]
-    tensors = []
+    dataset, tensors = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}[name], []
     for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         path = Path(data_dir, dataset.__name__, "raw", f"{file}-ubyte")
         try:
-            if not path.exists():
-                with contextlib.redirect_stdout(io.StringIO()):
-                    dataset(data_dir, download=True)
+            with contextlib.redirect_stdout(io.StringIO()):
+                path.exists() or dataset(data_dir, download=True)
             tensors.append(torchvision.datasets.mnist.read_sn3_pascalvincent_tensor(path))
             shape = (len(tensors[-1]), 28, 28) if "images" in file else (len(tensors[-2]),)
             assert tensors[-1].shape == shape and 0 not in shape and ("images" in file or tensors[-1].max() < 10)
@@ -136,11 +136,10 @@ def replacing(path):
     """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{path.name}")
-    try:
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(part.unlink, missing_ok=True)
         yield part
         part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_figure(figure, path):
@@ -170,12 +169,29 @@ def run(main):
     """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
     try:
         main()
-    except (OSError, FloatingPointError) as error:
+    except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+        full = isinstance(error, MemoryError) or "allocate" in str(error)  # so torch says it, by a RuntimeError
+        if isinstance(error, RuntimeError) and not full:
+            raise
         advice = "; make room, or name another folder" * bool(getattr(error, "filename", None))
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}{advice}")
+        sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
     except KeyboardInterrupt:
         print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def claim(path, out_dir):
+    """Hold the lock `path` until the block, or this process, ends in whatever way; OSError: another process has it."""
+    for folder in (path.parent, out_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # one not to be written is found now, not after training
+    with contextlib.closing(sqlite3.connect(path, timeout=0)) as lock:  # locks alike on every system
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{path}: {error}: let the other run end, or give another name or --runs-dir") from error
+        yield
 
 
 def train(model, images, optimizer, args, epoch, bar):
@@ -251,21 +267,6 @@ def draw_curves(path, curves):
     save_figure(figure, path)
 
 
-@torch.no_grad()
-def draw_latent(stem, model, images, labels):
-    """Traversals of the most used dimensions, and paths between images of two classes."""
-    mu, logvar = model.encode(images)
-    used = (mu.pow(2) + logvar.exp() - 1 - logvar).mean(0).argsort(descending=True)[:8]  # by their share of the KL
-    codes = mu[:1].repeat(len(used), 11, 1)  # (8, 11, latent)
-    codes[torch.arange(len(used)), :, used] = torch.linspace(-3, 3, 11, device=mu.device)
-    draw_grids(Path(f"{stem}_traversal.pdf"), {"": model.decode(codes.flatten(0, 1)).sigmoid()}, 11, width=2.8)
-    first = [int((labels == label).nonzero()[0]) for label in labels.unique()]  # one test image of each class
-    steps = torch.linspace(0, 1, 9, device=mu.device)[:, None]
-    paths = [torch.cat((images[[a]], model.decode(torch.lerp(mu[a], mu[b], steps)).sigmoid(), images[[b]]))
-             for a, b in zip(first, first[1:] + first[:1])]
-    draw_grids(Path(f"{stem}_interpolation.pdf"), {"": torch.cat(paths)}, 11, width=2.8)
-
-
 NUMBERS = {  # flag: (type, default, least, most, what it is); a default of None depends on the data set
     "--epochs": (int, None, 1, 100_000, "passes over the training images"),
     "--batch-size": (int, None, 1, 60_000, "images in a mini-batch"),
@@ -308,12 +309,12 @@ def parse_args(argv=None):
     return args
 
 
-def load_checkpoint(path, args, device, parts):
+def load_checkpoint(path, settings, device, parts):
     """Load what `path` holds into `parts` and return the state; OSError: it is absent, damaged, of other settings."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         there = ", ".join(f"--{name.replace('_', '-')} {state['settings'][name]}"
-                          for name, value in settings_of(args).items() if state["settings"][name] != value)
+                          for name, value in settings.items() if state["settings"][name] != value)
         for part, saved in zip(parts, state["parts"][:0 if there else None]):
             part.load_state_dict(saved)
     except Exception as error:
@@ -321,7 +322,7 @@ def load_checkpoint(path, args, device, parts):
         raise OSError(f"{path} {fault} start the run without --resume") from error
     if there:
         raise OSError(f"{path} was made with {there}: resume with that, or start another --run-name")
-    print(f"{args.run_name}: {state['epoch']} of {args.epochs} epochs were already done")
+    print(f"{path.stem}: {state['epoch']} epochs were already done")
     return state
 
 
@@ -329,15 +330,15 @@ def fit(model, train_images, test_images, args, device, bf16=False):
     """Train to the last epoch, saving grids and state after each; returns the state: epoch, seconds, curves, first."""
     checkpoint = args.runs_dir / f"{args.run_name}.pt"
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
-    state = (load_checkpoint(checkpoint, args, device, (model, optimizer)) if args.resume else
-             {"settings": settings_of(args), "epoch": 0, "seconds": 0.0, "curves": {}, "first": {}})
+    settings = settings_of(args) | {"data_dir": f"holding images of CRC-32 {zlib.crc32(train_images.cpu().numpy()):x}"}
+    state = (load_checkpoint(checkpoint, settings, device, (model, optimizer)) if args.resume else
+             {"settings": settings, "epoch": 0, "seconds": 0.0, "curves": {}, "first": {}})
     steps = math.ceil(len(train_images) / args.batch_size)
     with tqdm(total=args.epochs * steps, initial=state["epoch"] * steps, unit="batch", disable=None) as bar:
         while True:
-            buffer = io.BytesIO()  # torch.save would hide a full disk behind a RuntimeError; write_bytes says it
-            torch.save(state | {"parts": [part.state_dict() for part in (model, optimizer)]}, buffer)
+            torch.save(state | {"parts": [part.state_dict() for part in (model, optimizer)]}, buffer := io.BytesIO())
             with replacing(checkpoint) as part:
-                part.write_bytes(buffer.getvalue())
+                part.write_bytes(buffer.getvalue())  # torch.save itself would hide a full disk behind a RuntimeError
             if state["epoch"] == args.epochs:
                 return state
             start, epoch = time.perf_counter() - state["seconds"], state["epoch"] + 1
@@ -361,38 +362,36 @@ def main(argv=None):
     device = choose_device(args.no_cuda)
     plt.rcParams.update(STYLE)
     torch.set_flush_denormal(True)  # Adam's means of gradients that stay 0 get so small that a CPU slows down
-    args.out_dir.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=args.out_dir).close()  # a folder not to be written is found now, not after training
-    native = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16")
-    bf16 = bool(native) and args.precision == "auto"  # in training; all else is float32
-    train_images, _, test_images, test_labels = load_dataset(args.dataset, args.data_dir)
-    train_images, test_images = (x.to(device).view(-1, PIXELS).float() / 255 for x in (train_images, test_images))
-    torch.manual_seed(args.seed)
-    model = VAE(args.hidden_dim, args.layers, args.latent_dim).to(device)
-    state = fit(model, train_images, test_images, args, device, bf16)
-    numbers = {name: (curve[-1], ".2f") for name, curve in state["curves"].items()}
-    priors = {args.run_name: None}  # by the name of the samples; None is N(0, I)
-    if args.prior == "mixture":
+    with claim(args.runs_dir / f".lock-{args.run_name}", args.out_dir):
+        native = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16")
+        bf16 = bool(native) and args.precision == "auto"  # in training; all else is float32
+        train_images, test_images = (x.to(device).view(-1, PIXELS).float().div_(255)
+                                     for x in load_dataset(args.dataset, args.data_dir)[::2])
         torch.manual_seed(args.seed)
-        mixture = fit_mixture(model.reparameterize(*model.encode(train_images)).detach())
-        priors = {f"normal_{args.run_name}": None, args.run_name: mixture}
-        numbers |= {f"mixture_{name}": (v, ".2f") for name, v in test(model, test_images, args, mixture).items()}
-    for name, prior in priors.items():
-        with replacing(args.runs_dir / f"{name}_samples.npz") as part:
-            np.savez(part, images=(255 * sample(model, 10_000, args, prior)).round().byte().view(-1, 28, 28).cpu())
-    stem = args.out_dir / args.run_name
-    for kind, last in epoch_grids(model, test_images, args).items():
-        grids = {"after epoch 1": state["first"][kind], f"after epoch {state['epoch']}": last}
-        if args.prior == "mixture" and kind == "samples":
-            grids["mixture prior"] = sample(model, 64, args, mixture)
-        draw_grids(Path(f"{stem}_{kind}.pdf"), grids, 8, width=2.1 if kind == "samples" else 3.2)
-    draw_curves(Path(f"{stem}_curves.pdf"), state["curves"])
-    draw_latent(stem, model, test_images, test_labels)
-    entropy = torch.special.entr(torch.stack((test_images, 1 - test_images))).sum().item() / len(test_images)
-    numbers["pixel_entropy"] = (entropy, ".2f")  # the reconstruction cannot cost less
-    write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"],
-                 precision="bfloat16" if bf16 else "float32")
-    print(f"test loss {numbers['test_loss'][0]:.2f} nats per image; record and figures: {stem}*")
+        model = VAE(args.hidden_dim, args.layers, args.latent_dim).to(device)
+        state = fit(model, train_images, test_images, args, device, bf16)
+        numbers = {name: (curve[-1], ".2f") for name, curve in state["curves"].items()}
+        priors = {args.run_name: None}  # by the name of the samples; None is N(0, I)
+        if args.prior == "mixture":
+            torch.manual_seed(args.seed)
+            mixture = fit_mixture(model.reparameterize(*model.encode(train_images)).detach())
+            priors = {f"normal_{args.run_name}": None, args.run_name: mixture}
+            numbers |= {f"mixture_{name}": (v, ".2f") for name, v in test(model, test_images, args, mixture).items()}
+        for name, prior in priors.items():
+            with replacing(args.runs_dir / f"{name}_samples.npz") as part:
+                np.savez(part, images=(255 * sample(model, 10_000, args, prior)).round().byte().view(-1, 28, 28).cpu())
+        stem = args.out_dir / args.run_name
+        for kind, last in epoch_grids(model, test_images, args).items():
+            grids = {"after epoch 1": state["first"][kind], f"after epoch {state['epoch']}": last}
+            if args.prior == "mixture" and kind == "samples":
+                grids["mixture prior"] = sample(model, 64, args, mixture)
+            draw_grids(Path(f"{stem}_{kind}.pdf"), grids, 8, width=2.1 if kind == "samples" else 3.2)
+        draw_curves(Path(f"{stem}_curves.pdf"), state["curves"])
+        entropy = torch.special.entr(torch.stack((test_images, 1 - test_images))).sum().item() / len(test_images)
+        numbers["pixel_entropy"] = (entropy, ".2f")  # the reconstruction cannot cost less
+        write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"],
+                     precision="bfloat16" if bf16 else "float32")
+        print(f"test loss {numbers['test_loss'][0]:.2f} nats per image; record and figures: {stem}*")
 
 
 if __name__ == "__main__":

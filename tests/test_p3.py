@@ -58,7 +58,7 @@ def test_pca_is_the_singular_value_decomposition(images):
 
 
 def test_pca_is_a_stationary_point_of_the_linear_network(images):
-    pca, _ = torch.no_grad()(p3.pca_network)(images)
+    pca, _ = p3.pca_network(images)
     pca.requires_grad_(True)
     torch.nn.functional.mse_loss(pca(images), images).backward()
     assert max(parameter.grad.abs().max() for parameter in pca.parameters()) < 1e-6
@@ -116,12 +116,12 @@ def test_the_command_resumes_bit_for_bit(folders, command, tmp_path, fails):
     whole = torch.load(tmp_path / "runs/p3_mnist.pt", weights_only=True)
     figure = (tmp_path / "plots/p3_mnist_embedding.pdf").read_bytes()
     again = command(p3.__file__, "--epochs", 3, "--batch-size", 64, *folders, "--resume")
-    assert again.returncode == 0 and "3 of 3 epochs were already done" in again.stdout
+    assert again.returncode == 0 and "3 epochs were already done" in again.stdout
     assert (tmp_path / "plots/p3_mnist_embedding.pdf").read_bytes() == figure
     cut_short(tmp_path / "runs/p3_mnist.pt", folders)
     resumed = torch.load(tmp_path / "runs/p3_mnist.pt", weights_only=True)
     assert resumed["curves"] == whole["curves"] and resumed["epoch"] == 3
-    assert all(torch.equal(resumed["model"][name], whole["model"][name]) for name in whole["model"])
+    assert all(torch.equal(resumed["parts"][0][name], weight) for name, weight in whole["parts"][0].items())
     assert "epochs" in fails(p3, ["--epochs", 4, "--batch-size", 64, *folders, "--resume"], 1)
 
 
@@ -143,7 +143,5 @@ def cut_short(checkpoint, folders):
             p3.run(lambda: p3.main(flags))
     finally:
         p3.mean_squared_error = original
-        torch.set_grad_enabled(True)
     assert stop.value.code == 130 and torch.load(checkpoint, weights_only=True)["epoch"] == 1
     p3.main([*flags, "--resume"])
-    torch.set_grad_enabled(True)

@@ -113,8 +113,7 @@ def test_the_command_writes_everything(folders, command, tmp_path):
     assert numbers["mixture_test_reconstruction"] == numbers["test_reconstruction"]  # the same codes, another p(z)
     assert numbers["mixture_test_kl"] != numbers["test_kl"]
     figures = {path.name for path in (tmp_path / "plots").glob("*.pdf")}
-    assert figures == {f"vae_fashion_{name}.pdf" for name in
-                       ("curves", "interpolation", "reconstructions", "samples", "traversal")}
+    assert figures == {f"vae_fashion_{name}.pdf" for name in ("curves", "reconstructions", "samples")}
     grids = [tmp_path / f"runs/vae_fashion/reconstructions_00{epoch}.png" for epoch in (1, 2)]
     first, last = (np.array(Image.open(path)) for path in grids)
     test_set = torchvision.datasets.FashionMNIST(folders[1], train=False).data
@@ -169,7 +168,7 @@ def test_a_finished_run_resumes_to_the_same_record_and_other_settings_are_refuse
     before = state_of(tmp_path)
     capsys.readouterr()
     vae.main(["--epochs", "1", "--resume", *folders])
-    assert "1 of 1 epochs were already done" in capsys.readouterr().out
+    assert "1 epochs were already done" in capsys.readouterr().out
     assert all(map(same, before, state_of(tmp_path)))
     assert "--latent-dim 20" in fails(vae, ["--epochs", "1", "--latent-dim", "3", "--resume", *folders], 1)
 

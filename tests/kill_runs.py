@@ -1,0 +1,172 @@
+"""Kill training runs at random moments, resume them, and compare what they leave with uninterrupted runs, bit for bit.
+
+    python tests/kill_runs.py                  100 kills by SIGKILL, shared out between the scripts
+    python tests/kill_runs.py --kills 1000 --seed 7
+
+Every other kill waits until a half-written file (.part-*) is seen, the others for a random moment between the first
+write and the end. A killed run is started again, with --resume where it had a checkpoint, and killed again once or
+twice before it may end. Runs are forks of this process, which has imported torch once (not on Windows), and train on
+drawn digits. What differs from an uninterrupted run, wall-clock times aside, is printed, and the exit status is 1.
+"""
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # before torch: no thread to lose in a fork
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+
+import glyphs  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+import gan  # noqa: E402
+import p3_autoencoder  # noqa: E402
+import p5_compare  # noqa: E402
+import vae  # noqa: E402
+
+FOLDERS = ["--data-dir", "../data", "--out-dir", "plots", "--runs-dir", "runs", "--no-cuda"]
+CASES = {  # name: (script, flags); the judge scores the samples that the first case leaves
+    "vae": (vae, ["--epochs", "4", "--batch-size", "50", "--latent-dim", "3", "--prior", "mixture"]),
+    "gan": (gan, ["--dataset", "mnist", "--arch", "mlp", "--epochs", "3", "--conditional", "--ema", "0.9"]),
+    "p3_autoencoder": (p3_autoencoder, ["--epochs", "4"]),
+    "p5_compare": (p5_compare, ["--dataset", "mnist", "--epochs", "2"]),
+}
+
+
+def shorten():
+    """Less of what takes long and writes nothing: 200 samples of a generative model, a denoiser hardly trained."""
+    draw_noise, sample = gan.draw_noise, vae.sample
+    gan.draw_noise = lambda count, device: draw_noise(min(count, 200), device)
+    vae.sample = lambda model, count, *args: sample(model, min(count, 200), *args)
+    p3_autoencoder.train_denoiser.__defaults__ = (50,)
+    p3_autoencoder.posterior_mean.__defaults__ = (21,)
+
+
+def start(case, folder):
+    """Fork a run of `case` in `folder`, resumed where it has a checkpoint; returns its process id."""
+    script, flags = CASES[case]
+    resume = ["--resume"] * (script is not p5_compare and any((folder / "runs").glob("[!j]*.pt")))
+    if child := os.fork():
+        return child
+    os.chdir(folder)
+    log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.argv = [f"{case}.py"]
+    status = 1
+    try:
+        script.run(lambda: script.main([*flags, *FOLDERS, *resume]))
+        status = 0
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def ended(child):
+    """Whether the process is over; its exit status must then be 0."""
+    done, status = os.waitpid(child, os.WNOHANG)
+    if done and status:
+        raise ChildProcessError("a run that nobody killed failed")
+    return bool(done)
+
+
+def kill(child, folder, delay, at_a_write):
+    """SIGKILL after `delay` seconds, or at the first half-written file then; False if the run ended before."""
+    moment = time.perf_counter() + delay
+    while time.perf_counter() < moment or (at_a_write and not list(folder.rglob(".part-*"))):
+        if ended(child):
+            return False
+        time.sleep(0.0002)
+    os.kill(child, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def contents(folder):
+    """{file: what it holds}, without times of day and durations: what two runs must agree in."""
+    found = {}
+    for path in (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "log"):
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            content = repr({**json.loads(content), "seconds": 0})
+        elif path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                content = {name: archive.read(name) for name in archive.namelist()}
+        elif path.suffix == ".pt":
+            content = {**torch.load(path, weights_only=True), "seconds": 0}
+        found[str(path.relative_to(folder))] = content
+    return found
+
+
+def same(one, two):
+    """Equality of nested containers, numbers and tensors, bit for bit."""
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(map(same, one, two))
+    return torch.equal(one, two) if isinstance(one, torch.Tensor) else np.array_equal(one, two)
+
+
+def fresh(case, home, name):
+    """A new folder for a run of `case`; the judge's holds samples to score."""
+    shutil.rmtree(home / name, ignore_errors=True)
+    (home / name / "runs").mkdir(parents=True)
+    if case == "p5_compare":
+        shutil.copy(home / "vae/runs/vae_mnist_samples.npz", home / name / "runs")
+    return home / name
+
+
+def torment(case, home, kills, seen):
+    """Kill and resume runs of `case` `kills` times; the names of files that differ from the uninterrupted run's."""
+    begun, whole = time.perf_counter(), fresh(case, home, case)
+    child = start(case, whole)
+    while not ended(child):
+        time.sleep(0.01)
+    length, expected, lost, done = time.perf_counter() - begun, contents(whole), [], 0
+    while done < kills:
+        folder = fresh(case, home, "killed")
+        for _ in range(min(random.randint(1, 3), kills - done)):
+            if not kill(start(case, folder), folder, random.uniform(0, length), done % 2):
+                break
+            done += 1
+            halves = [path.name for path in folder.rglob(".part-*")]
+            seen.update(["nothing"] if not halves else [Path(name).suffix for name in halves])
+        child = start(case, folder)
+        while not ended(child):
+            time.sleep(0.01)
+        found = contents(folder)
+        lost += [f"{case}: {name}" for name in sorted(expected.keys() | found.keys())
+                 if name not in found or name not in expected or not same(expected[name], found[name])]
+    return lost
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1, help="of the moments")
+    args = parser.parse_args(argv)
+    random.seed(args.seed)
+    seen, lost = Counter(), []
+    shorten()
+    with tempfile.TemporaryDirectory() as home:
+        glyphs.write_dataset(Path(home, "data"), "mnist", 300, 70, seed=1)
+        for place, case in enumerate(CASES):
+            kills = args.kills // len(CASES) + (place < args.kills % len(CASES))
+            lost += torment(case, Path(home), kills, seen)
+            differ = sum(line.startswith(case) for line in lost)
+            print(f"{case}: killed {kills} times, {differ} files differ", flush=True)
+    print(f"half-written when killed: {', '.join(f'{kind} {count}' for kind, count in seen.most_common())}")
+    if lost:
+        sys.exit("\n".join(lost))
+
+
+if __name__ == "__main__":
+    main()
