@@ -22,23 +22,15 @@ check: .venv/test
 report: .venv/run
 	$(PY) report/build.py
 
-# Every script's own command, for the headline records and figures.
+# Every script's own command, for the headline records and figures; stopped, the same command goes on.
 results: .venv/run
-	$(PY) p1.py
-	$(PY) p2.py
-	$(PY) p3_autoencoder.py
-	$(PY) p4_divergences.py
-	$(PY) p5_toys.py
-	$(PY) vae.py
-	$(PY) vae.py --dataset fashion
-	$(PY) gan.py
-	$(PY) gan.py --conditional
+	$(PY) report/results.py
 
 # What the tables of 4.2, 4.3, 5.2, 5.3 and 5.5 compare with those, then the judge: the handed-out nets; more seeds of the
 # default commands; LEVERs, short runs of the best recipes with one part taken away; SCHEMEs for the handed-out nets.
 SEEDS = for seed in $(1); do $(PY) $(2) --seed $$seed --run-name $(3)_seed$$seed --out-dir plots/sweep || exit; done
 GAN_LEVER = $(call SEEDS,1 2 3,gan.py --conditional --epochs 1 $(2),lever_cgan_$(1))
-VAE_LEVER = $(call SEEDS,1 2 3,vae.py --dataset fashion --epochs 5 --warmup 1 $(2),lever_vae_$(1))
+VAE_LEVER = $(call SEEDS,1 2 3,vae.py --dataset fashion --epochs 10 --warmup 3 $(2),lever_vae_$(1))
 SCHEME = $(call SEEDS,1 2 3,gan.py --arch mlp --updates 5000 $(2),sweep_$(1))
 LONG = $(PY) gan.py --arch mlp $(2) --run-name sweep_long_$(1) --out-dir plots/sweep
 sweeps: .venv/run
@@ -58,11 +50,15 @@ sweeps: .venv/run
 	$(call GAN_LEVER,momentum,--beta1 0.5)
 	$(call GAN_LEVER,low_rate,--lr-g 2e-4 --lr-d 2e-4)
 	$(call VAE_LEVER,whole,)
+	$(call VAE_LEVER,no_warmup,--warmup 0)
 	$(call VAE_LEVER,one_layer,--layers 1)
 	$(call VAE_LEVER,constant_rate,--schedule constant)
 	$(call VAE_LEVER,batch_128,--batch-size 128)
 	$(call VAE_LEVER,width_400,--hidden-dim 400)
+	$(PY) vae.py --epochs 60 --batch-size 64 --hidden-dim 512 --layers 2 --schedule linear --warmup 10 \
+		--prior mixture --run-name vae_mnist_best --out-dir plots/sweep
 	$(PY) p5_compare.py
+	$(PY) p5_compare.py 'lever_vae_*' 'normal_lever_vae_whole*' --out-dir plots/sweep/levers
 	$(PY) p5_compare.py --dataset mnist
 	$(call SCHEME,base,--beta1 0.5)
 	$(call SCHEME,d1_g4,--beta1 0.5 --lr-d 1e-4 --lr-g 4e-4)

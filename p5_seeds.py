@@ -2,11 +2,11 @@
 
     python p5_seeds.py
 
-Reads what the judge said (plots/p5_compare.json; of the schemes for the handed-out nets, which had a judge of their
-own, plots/sweep/p5_compare_part.json) and the records of the runs <family>_seed<k>, where a name without a seed is of
-seed 1. Two families are compared on the seeds that both have, pair by pair: one seed stands for the same order of the
-images and, where the nets are the same, for the same first weights. Intervals are Student's, at 95 %; Frechet distances
-are compared as ratios, by their logarithms. Writes plots/p5_seeds.json and plots/p5_seeds_*.pdf.
+Reads what the judges said (JUDGED, p5_compare.json) and the records of the runs <family>_seed<k>, where no seed in
+a name is seed 1. Two families are compared on the seeds that both have, pair by pair: one seed stands for the same
+order of the images and, where the nets are the same, for the same first weights; both had the same judge. Intervals are
+Student's, at 95 %; Frechet distances are compared as ratios, by their logarithms. Writes plots/p5_seeds.json and
+plots/p5_seeds_*.pdf.
 """
 import argparse
 import contextlib
@@ -32,12 +32,15 @@ SCHEMES = {  # 5.3, the handed-out nets: every family but the first differs from
     "sweep_smoothing": "label smoothing 0.9"}
 LEVERS = {  # short runs of the Conditional GAN and of the VAE: whole, and with one part of the recipe taken away
     "lever_cgan": ("no_labels", "no_convolutions", "no_ema", "no_r1", "momentum", "low_rate"),
-    "lever_vae": ("one_layer", "constant_rate", "batch_128", "width_400")}
+    "lever_vae": ("no_warmup", "one_layer", "constant_rate", "batch_128", "width_400")}
 YARDSTICK = "vae_fashion_handout"  # the run whose Frechet distance is the unit of the measure yardstick
 BASES = (dict.fromkeys(SCHEMES, "sweep_base") | {"gan_fashion": "gan_fashion", "cgan_fashion": "gan_fashion"}
          | {"normal_vae_fashion": "normal_vae_fashion", "vae_fashion": "normal_vae_fashion"}
          | {"normal_lever_vae_whole": "lever_vae_whole"}  # the prior taken away: same decoder, z ~ N(0, I)
          | {f"{net}_{part}": f"{net}_whole" for net, parts in LEVERS.items() for part in ("whole", *parts)})
+JUDGED = {  # trained and judged on other machines than the rest, which is in p5_compare.json
+    "sweep/p5_compare_part.json": {*SCHEMES},
+    "sweep/levers/p5_compare_part.json": {family for family in BASES if "lever_vae" in family}}
 MEASURES = {"frechet_ratio": ".1f", "yardstick": ".3f", "frechet_train": ".2f", "precision": ".3f", "recall": ".3f",
             "density": ".3f", "coverage": ".3f", "tv": ".3f", "smallest_share": ".3f", "diversity": ".3f",
             "agreement": ".3f", "agreement_gap": ".3f", "sharpness": ".2f", "d_real": ".2f", "d_fake": ".2f",
@@ -67,9 +70,8 @@ def read_numbers(path):
 def read_families(plots):
     """{family: {seed: {measure: value}}} of BASES, from what the judges said and the records of the runs themselves."""
     families = {family: {} for family in BASES}
-    sources = {plots / "sweep/p5_compare_part.json": SCHEMES, plots / "p5_compare.json": BASES.keys() - SCHEMES}
-    for path, own in sources.items():
-        judged = read(path, read_numbers)
+    for name, own in (JUDGED | {"p5_compare.json": BASES.keys() - set.union(*JUDGED.values())}).items():
+        judged = read(path := plots / name, read_numbers)
         for name, value in judged.items():
             family, seed = re.fullmatch(r"(.+?)(?:_seed(\d+))?/.+", name).groups()
             if family in own:

@@ -55,7 +55,9 @@ def definitions(records):
 def read_records():
     """{run: record} of every record under plots/, and of the published values in report/published.json."""
     paths = [HERE / "published.json", *sorted(PLOTS.rglob("*.json"))]
-    return {path.stem: json.loads(path.read_text()) for path in paths}
+    levels = (HERE, PLOTS, PLOTS / "sweep")  # a folder below these is a part of the name
+    return {path.stem if path.parent in levels else f"{path.parent.name}/{path.stem}": json.loads(path.read_text())
+            for path in paths}
 
 
 def main():

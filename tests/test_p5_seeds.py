@@ -24,19 +24,24 @@ def run_of(family, seed):
     return family if family in FIVE and seed == 1 else f"{family}_seed{seed}"
 
 
+def judge_of(family):
+    """The file under plots/ that holds what a judge said of a family."""
+    return next((file for file, own in p5_seeds.JUDGED.items() if family in own), "p5_compare.json")
+
+
 @pytest.fixture
 def home(tmp_path):
     """A folder with the judges' records, the records of the runs and their samples."""
-    (tmp_path / "plots/sweep").mkdir(parents=True)
+    (tmp_path / "plots/sweep/levers").mkdir(parents=True)
     (tmp_path / "runs").mkdir()
-    judged = {part: {f"{run_of(family, seed)}/{name}": {"value": value, "format": ".3f"}
-                     for (family, seed), row in ROWS.items() if (family in p5_seeds.SCHEMES) == (part == "schemes")
-                     for name, value in row.items()} for part in ("schemes", "rest")}
-    judged["rest"] |= {name: {"value": value, "format": ".3f"} for name, value in {
+    judged = {file: {f"{run_of(family, seed)}/{name}": {"value": value, "format": ".3f"}
+                     for (family, seed), row in ROWS.items() if judge_of(family) == file
+                     for name, value in row.items()} for file in (*p5_seeds.JUDGED, "p5_compare.json")}
+    judged["p5_compare.json"] |= {name: {"value": value, "format": ".3f"} for name, value in {
         "vae_fashion_handout/frechet": 0.5, "other_seed1/recall": 0.5, "judge/accuracy": 0.9,
         **{f"real/agreement_{c}": 0.95 for c in range(10)}}.items()}
-    (tmp_path / "plots/sweep/p5_compare_part.json").write_text(json.dumps({"numbers": judged["schemes"]}))
-    (tmp_path / "plots/p5_compare.json").write_text(json.dumps({"numbers": judged["rest"]}))
+    for file, numbers in judged.items():
+        (tmp_path / "plots" / file).write_text(json.dumps({"numbers": numbers}))
     for family, seed in ROWS:
         names = ("d_real", "d_fake", "g_updates", "d_updates")
         numbers = {name: {"value": seed / 10, "format": ".2f"} for name in names}
@@ -94,7 +99,8 @@ def test_the_command_summarises_what_is_known(home, command):
 
 
 def test_what_is_missing_is_named(home, fails, capsys):
-    for folder, family in (("sweep/p5_compare_part", "sweep_d_5"), ("p5_compare", "lever_vae_one_layer")):
+    for folder, family in (("sweep/p5_compare_part", "sweep_d_5"), ("p5_compare", "gan_fashion"),
+                           ("sweep/levers/p5_compare_part", "lever_vae_one_layer")):
         path = home / f"plots/{folder}.json"
         whole = json.loads(path.read_text())
         less = {name: entry for name, entry in whole["numbers"].items() if f"{family}_seed" not in name}
