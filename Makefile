@@ -28,13 +28,15 @@ results: .venv/run
 
 # What the tables of 4.2, 4.3, 5.2, 5.3 and 5.5 compare with those, then the judge: the handed-out nets; more seeds of the
 # default commands; LEVERs, short runs of the best recipes with one part taken away; SCHEMEs for the handed-out nets.
-SEEDS = for seed in $(1); do $(PY) $(2) --seed $$seed --run-name $(3)_seed$$seed --out-dir plots/sweep || exit; done
+AGAIN = $$(test -e runs/$(3)_seed$$seed.pt && echo --resume)
+SEEDS = for seed in $(1); do $(PY) $(2) --seed $$seed --run-name $(3)_seed$$seed --out-dir plots/sweep $(AGAIN) || exit; done
 GAN_LEVER = $(call SEEDS,1 2 3,gan.py --conditional --epochs 1 $(2),lever_cgan_$(1))
 VAE_LEVER = $(call SEEDS,1 2 3,vae.py --dataset fashion --epochs 10 --warmup 3 $(2),lever_vae_$(1))
 SCHEME = $(call SEEDS,1 2 3,gan.py --arch mlp --updates 5000 $(2),sweep_$(1))
 LONG = $(PY) gan.py --arch mlp $(2) --run-name sweep_long_$(1) --out-dir plots/sweep
 sweeps: .venv/run
 	$(call SEEDS,2 3,vae.py,vae_mnist)
+	$(call SEEDS,1 2 3,vae.py --precision float32,vae_mnist_float32)
 	$(PY) vae.py --dataset fashion --run-name vae_fashion_handout --out-dir plots/sweep --epochs 20 --batch-size 128 \
 		--hidden-dim 400 --layers 1 --schedule constant --warmup 0 --prior normal
 	$(PY) gan.py --arch mlp
@@ -57,7 +59,7 @@ sweeps: .venv/run
 	$(call VAE_LEVER,width_400,--hidden-dim 400)
 	$(PY) vae.py --epochs 60 --batch-size 64 --hidden-dim 512 --layers 2 --schedule linear --warmup 10 \
 		--prior mixture --run-name vae_mnist_best --out-dir plots/sweep
-	$(PY) p5_compare.py
+	$(PY) p5_compare.py --cas none
 	$(PY) p5_compare.py 'lever_vae_*' 'normal_lever_vae_whole*' --out-dir plots/sweep/levers
 	$(PY) p5_compare.py --dataset mnist
 	$(call SCHEME,base,--beta1 0.5)

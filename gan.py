@@ -177,10 +177,10 @@ def run(main):
     try:
         main()
     except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError) or "allocate" in str(error)  # so torch says it, by a RuntimeError
+        full = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "alloc" in str(error).lower()
         if isinstance(error, RuntimeError) and not full:
             raise
-        advice = "; make room, or name another folder" * bool(getattr(error, "filename", None))
+        advice = "; make room, or name another folder" * bool(getattr(error, "errno", None))
         sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
     except KeyboardInterrupt:
         print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
@@ -196,8 +196,8 @@ def claim(path, out_dir):
     with contextlib.closing(sqlite3.connect(path, timeout=0)) as lock:  # locks alike on every system
         try:
             lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{path}: {error}: let the other run end, or give another name or --runs-dir") from error
+        except sqlite3.Error as error:
+            raise OSError(f"{path}: {error}: let the other run end, or name other --runs-dir and --out-dir") from error
         yield
 
 
@@ -332,18 +332,18 @@ def load_checkpoint(path, settings, device, parts):
         fault = "is damaged or not of this script: delete it and" if path.exists() else "holds nothing to resume:"
         raise OSError(f"{path} {fault} start the run without --resume") from error
     if there:
-        raise OSError(f"{path} was made with {there}: resume with that, or start another --run-name")
+        raise OSError(f"{path} was made with {there}: resume with that, or start anew in another --runs-dir")
     print(f"{path.stem}: {state['epoch']} epochs were already done")
     return state
 
 
-def fit(gan, train_set, test_set, args, device, bf16=False):
+def fit(gan, data, args, device, bf16=False):
     """Train to the last epoch, saving a grid and the state after each; returns the state: epoch, curves, first, ..."""
     checkpoint = args.runs_dir / f"{args.run_name}.pt"
-    settings = settings_of(args) | {"data_dir": f"holding images of CRC-32 {zlib.crc32(train_set[0].cpu().numpy()):x}"}
+    settings = settings_of(args) | {"data_dir": f"of checksum {sum(zlib.crc32(x.cpu().numpy()) for x in data):x}"}
     state = (load_checkpoint(checkpoint, settings, device, gan) if args.resume else
              {"settings": settings, "epoch": 0, "seconds": 0.0, "curves": {}})
-    per_epoch = math.ceil(len(train_set[0]) / (args.batch_size * args.d_steps))  # iterations
+    per_epoch = math.ceil(len(data[0]) / (args.batch_size * args.d_steps))  # iterations
     total = math.ceil(args.updates / (args.g_steps + args.d_steps)) or args.epochs * per_epoch
     with tqdm(total=total, initial=min(total, state["epoch"] * per_epoch), unit="iteration", disable=None) as bar:
         while True:
@@ -353,7 +353,7 @@ def fit(gan, train_set, test_set, args, device, bf16=False):
             if state["epoch"] * per_epoch >= total:
                 return state
             start, epoch = time.perf_counter() - state["seconds"], state["epoch"] + 1
-            numbers = train(gan, *train_set, args, epoch, total, bar, bf16) | test(gan, *test_set, args)
+            numbers = train(gan, *data[:2], args, epoch, total, bar, bf16) | test(gan, *data[2:], args)
             if not all(map(math.isfinite, numbers.values())):
                 raise FloatingPointError(f"epoch {epoch} diverged, {epoch - 1} is kept: use smaller --lr-g and --lr-d")
             state["curves"] = {name: state["curves"].get(name, []) + [value] for name, value in numbers.items()}
@@ -376,7 +376,7 @@ def main(argv=None):
         data = [x.to(device).view(-1, PIXELS).float().div_(127.5).sub_(1) if x.ndim == 3 else x.to(device).long()
                 for x in load_dataset(args.dataset, args.data_dir)]
         torch.manual_seed(args.seed)
-        state = fit(gan := build(args, device), data[:2], data[2:], args, device, bf16)
+        state = fit(gan := build(args, device), data, args, device, bf16)
         torch.manual_seed(args.seed)
         z, labels = draw_noise(60_000 if args.conditional else 10_000, device)
         images = (evaluate(gan[2], z, labels) * 127.5 + 127.5).round().byte().view(-1, 28, 28)

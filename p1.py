@@ -157,10 +157,10 @@ def run(main):
     try:
         main()
     except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError) or "allocate" in str(error)  # so torch says it, by a RuntimeError
+        full = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "alloc" in str(error).lower()
         if isinstance(error, RuntimeError) and not full:
             raise
-        advice = "; make room, or name another folder" * bool(getattr(error, "filename", None))
+        advice = "; make room, or name another folder" * bool(getattr(error, "errno", None))
         sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
     except KeyboardInterrupt:
         print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)

@@ -97,10 +97,10 @@ def run(main):
     try:
         main()
     except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError) or "allocate" in str(error)  # so torch says it, by a RuntimeError
+        full = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "alloc" in str(error).lower()
         if isinstance(error, RuntimeError) and not full:
             raise
-        advice = "; make room, or name another folder" * bool(getattr(error, "filename", None))
+        advice = "; make room, or name another folder" * bool(getattr(error, "errno", None))
         sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
     except KeyboardInterrupt:
         print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
@@ -116,8 +116,8 @@ def claim(path, out_dir):
     with contextlib.closing(sqlite3.connect(path, timeout=0)) as lock:  # locks alike on every system
         try:
             lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{path}: {error}: let the other run end, or give another name or --runs-dir") from error
+        except sqlite3.Error as error:
+            raise OSError(f"{path}: {error}: let the other run end, or name other --runs-dir and --out-dir") from error
         yield
 
 
@@ -326,16 +326,16 @@ def load_checkpoint(path, settings, device, parts):
         fault = "is damaged or not of this script: delete it and" if path.exists() else "holds nothing to resume:"
         raise OSError(f"{path} {fault} start the run without --resume") from error
     if there:
-        raise OSError(f"{path} was made with {there}: resume with that, or start another --run-name")
+        raise OSError(f"{path} was made with {there}: resume with that, or start anew in another --runs-dir")
     print(f"{path.stem}: {state['epoch']} epochs were already done")
     return state
 
 
-def fit(models, train_images, test_images, args, device):
-    """Train both networks to the last epoch, saving the state after each; returns it: epoch, seconds, curves."""
+def fit(models, data, args, device):
+    """Train both networks on data, (training images, test images), to the last epoch: the state, with curves."""
     checkpoint = args.runs_dir / f"{args.run_name}.pt"
     optimizer = torch.optim.Adam(models.parameters(), lr=args.lr, fused=True)
-    settings = settings_of(args) | {"data_dir": f"holding images of CRC-32 {zlib.crc32(train_images.cpu().numpy()):x}"}
+    settings = settings_of(args) | {"data_dir": f"of checksum {sum(zlib.crc32(x.cpu().numpy()) for x in data):x}"}
     state = (load_checkpoint(checkpoint, settings, device, (models, optimizer)) if args.resume else
              {"settings": settings, "epoch": 0, "seconds": 0.0, "curves": {}})
     with tqdm(total=args.epochs, initial=state["epoch"], unit="epoch", disable=None) as bar:
@@ -348,13 +348,13 @@ def fit(models, train_images, test_images, args, device):
             start, epoch = time.perf_counter() - state["seconds"], state["epoch"] + 1
             torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on nothing before but weights and Adam
             optimizer.param_groups[0]["lr"] = args.lr * (0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / args.epochs))
-            for x in train_images[torch.randperm(len(train_images)).to(device)].split(args.batch_size):
+            for x in data[0][torch.randperm(len(data[0])).to(device)].split(args.batch_size):
                 loss = sum(nn.functional.mse_loss(model(x), x) for model in models.values())  # they share no weight
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
             errors = {f"{name}_{split}_mse": mean_squared_error(model, images) for name, model in models.items()
-                      for split, images in (("train", train_images), ("test", test_images))}
+                      for split, images in zip(("train", "test"), data)}
             if not all(error < 1 for error in errors.values()):  # pixels and a black image differ by less
                 raise FloatingPointError(f"epoch {epoch} diverged (--lr {args.lr:g}), {epoch - 1} is kept: lower --lr")
             state["curves"] = {name: state["curves"].get(name, []) + [value] for name, value in errors.items()}
@@ -372,7 +372,7 @@ def main(argv=None):
         x_train, x_test = (x.to(device).view(-1, PIXELS).float().div_(255) for x in (train_images, test_images))
         torch.manual_seed(args.seed)
         models = nn.ModuleDict({output: Autoencoder(output) for output in ("linear", "sigmoid")}).to(device)
-        state = fit(models, x_train, x_test, args, device)
+        state = fit(models, (x_train, x_test), args, device)
         denoiser = train_denoiser(args.seed).requires_grad_(False)
         numbers = corruption_numbers(denoiser)
         draw_corruption(stem, denoiser)

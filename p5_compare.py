@@ -105,10 +105,10 @@ def run(main):
     try:
         main()
     except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError) or "allocate" in str(error)  # so torch says it, by a RuntimeError
+        full = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "alloc" in str(error).lower()
         if isinstance(error, RuntimeError) and not full:
             raise
-        advice = "; make room, or name another folder" * bool(getattr(error, "filename", None))
+        advice = "; make room, or name another folder" * bool(getattr(error, "errno", None))
         sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
     except KeyboardInterrupt:
         print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
@@ -124,8 +124,8 @@ def claim(path, out_dir):
     with contextlib.closing(sqlite3.connect(path, timeout=0)) as lock:  # locks alike on every system
         try:
             lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{path}: {error}: let the other run end, or give another name or --runs-dir") from error
+        except sqlite3.Error as error:
+            raise OSError(f"{path}: {error}: let the other run end, or name other --runs-dir and --out-dir") from error
         yield
 
 

@@ -38,7 +38,7 @@ BASES = (dict.fromkeys(SCHEMES, "sweep_base") | {"gan_fashion": "gan_fashion", "
          | {"normal_vae_fashion": "normal_vae_fashion", "vae_fashion": "normal_vae_fashion"}
          | {"normal_lever_vae_whole": "lever_vae_whole"}  # the prior taken away: same decoder, z ~ N(0, I)
          | {f"{net}_{part}": f"{net}_whole" for net, parts in LEVERS.items() for part in ("whole", *parts)})
-JUDGED = {  # trained and judged on other machines than the rest, which is in p5_compare.json
+JUDGED = {  # each scored by one judge, in a record of its own; what the judge of all else said is in p5_compare.json
     "sweep/p5_compare_part.json": {*SCHEMES},
     "sweep/levers/p5_compare_part.json": {family for family in BASES if "lever_vae" in family}}
 MEASURES = {"frechet_ratio": ".1f", "yardstick": ".3f", "frechet_train": ".2f", "precision": ".3f", "recall": ".3f",
@@ -167,10 +167,10 @@ def run(main):
     try:
         main()
     except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError) or "allocate" in str(error)  # so torch says it, by a RuntimeError
+        full = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "alloc" in str(error).lower()
         if isinstance(error, RuntimeError) and not full:
             raise
-        advice = "; make room, or name another folder" * bool(getattr(error, "filename", None))
+        advice = "; make room, or name another folder" * bool(getattr(error, "errno", None))
         sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
     except KeyboardInterrupt:
         print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)

@@ -170,10 +170,10 @@ def run(main):
     try:
         main()
     except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError) or "allocate" in str(error)  # so torch says it, by a RuntimeError
+        full = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "alloc" in str(error).lower()
         if isinstance(error, RuntimeError) and not full:
             raise
-        advice = "; make room, or name another folder" * bool(getattr(error, "filename", None))
+        advice = "; make room, or name another folder" * bool(getattr(error, "errno", None))
         sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
     except KeyboardInterrupt:
         print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
@@ -189,8 +189,8 @@ def claim(path, out_dir):
     with contextlib.closing(sqlite3.connect(path, timeout=0)) as lock:  # locks alike on every system
         try:
             lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{path}: {error}: let the other run end, or give another name or --runs-dir") from error
+        except sqlite3.Error as error:
+            raise OSError(f"{path}: {error}: let the other run end, or name other --runs-dir and --out-dir") from error
         yield
 
 
@@ -321,7 +321,7 @@ def load_checkpoint(path, settings, device, parts):
         fault = "is damaged or not of this script: delete it and" if path.exists() else "holds nothing to resume:"
         raise OSError(f"{path} {fault} start the run without --resume") from error
     if there:
-        raise OSError(f"{path} was made with {there}: resume with that, or start another --run-name")
+        raise OSError(f"{path} was made with {there}: resume with that, or start anew in another --runs-dir")
     print(f"{path.stem}: {state['epoch']} epochs were already done")
     return state
 
@@ -330,7 +330,8 @@ def fit(model, train_images, test_images, args, device, bf16=False):
     """Train to the last epoch, saving grids and state after each; returns the state: epoch, seconds, curves, first."""
     checkpoint = args.runs_dir / f"{args.run_name}.pt"
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
-    settings = settings_of(args) | {"data_dir": f"holding images of CRC-32 {zlib.crc32(train_images.cpu().numpy()):x}"}
+    checksum = sum(zlib.crc32(images.cpu().numpy()) for images in (train_images, test_images))
+    settings = settings_of(args) | {"data_dir": f"of checksum {checksum:x}"}
     state = (load_checkpoint(checkpoint, settings, device, (model, optimizer)) if args.resume else
              {"settings": settings, "epoch": 0, "seconds": 0.0, "curves": {}, "first": {}})
     steps = math.ceil(len(train_images) / args.batch_size)

@@ -20,7 +20,6 @@ import functools
 import io
 import itertools
 import multiprocessing
-import resource
 import shlex
 import statistics
 import subprocess
@@ -271,6 +270,7 @@ def peak_memory(device):
     status, mb = Path("/proc/self/status"), 2**20 if sys.platform == "darwin" else 2**10  # in units of ru_maxrss
     if status.exists():  # Linux lets a child's ru_maxrss begin at its parent's
         return int(status.read_text().split("VmHWM:")[1].split()[0]) / mb
+    import resource  # which Windows lacks
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / mb
 
 

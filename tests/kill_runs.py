@@ -3,12 +3,14 @@
     python tests/kill_runs.py                  100 kills by SIGKILL, shared out between the scripts
     python tests/kill_runs.py --kills 1000 --seed 7
 
-Every other kill waits until a half-written file (.part-*) is seen, the others for a random moment between the first
-write and the end. A killed run is started again, with --resume where it had a checkpoint, and killed again once or
-twice before it may end. Runs are forks of this process, which has imported torch once (not on Windows), and train on
-drawn digits. What differs from an uninterrupted run, wall-clock times aside, is printed, and the exit status is 1.
+Every other kill waits for a random moment and then for a half-written file (.part-*), the others for the moment only. A
+killed run is started again, with --resume where it had a checkpoint, and may be killed again once or twice before it
+ends; no kill may take an epoch away that was saved before. Runs are forks of this process, which has imported torch
+once (not on Windows), and train on drawn digits. What differs from an uninterrupted run, wall-clock times aside, is
+printed, and the exit status is 1.
 """
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -37,6 +39,7 @@ FOLDERS = ["--data-dir", "../data", "--out-dir", "plots", "--runs-dir", "runs", 
 CASES = {  # name: (script, flags); the judge scores the samples that the first case leaves
     "vae": (vae, ["--epochs", "4", "--batch-size", "50", "--latent-dim", "3", "--prior", "mixture"]),
     "gan": (gan, ["--dataset", "mnist", "--arch", "mlp", "--epochs", "3", "--conditional", "--ema", "0.9"]),
+    "gan, convolutional": (gan, ["--dataset", "mnist", "--epochs", "2", "--batch-size", "100"]),
     "p3_autoencoder": (p3_autoencoder, ["--epochs", "4"]),
     "p5_compare": (p5_compare, ["--dataset", "mnist", "--epochs", "2"]),
 }
@@ -51,17 +54,32 @@ def shorten():
     p3_autoencoder.posterior_mean.__defaults__ = (21,)
 
 
+def epoch_of(folder):
+    """The last epoch that is saved there, -1 where no state is."""
+    epochs = [torch.load(path, weights_only=True)["epoch"] for path in (folder / "runs").glob("[!.j]*.pt")]
+    return max(epochs, default=-1)
+
+
+def halves(folder):
+    """{half-written file: when it was written to}."""
+    found = {}
+    for path in folder.rglob(".part-*"):
+        with contextlib.suppress(FileNotFoundError):  # it may be renamed at any moment
+            found[path] = path.stat().st_mtime_ns
+    return found
+
+
 def start(case, folder):
     """Fork a run of `case` in `folder`, resumed where it has a checkpoint; returns its process id."""
     script, flags = CASES[case]
-    resume = ["--resume"] * (script is not p5_compare and any((folder / "runs").glob("[!j]*.pt")))
+    resume = ["--resume"] * (script is not p5_compare and epoch_of(folder) >= 0)
     if child := os.fork():
         return child
     os.chdir(folder)
     log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    sys.argv = [f"{case}.py"]
+    sys.argv = [script.__file__]
     status = 1
     try:
         script.run(lambda: script.main([*flags, *FOLDERS, *resume]))
@@ -80,9 +98,9 @@ def ended(child):
 
 
 def kill(child, folder, delay, at_a_write):
-    """SIGKILL after `delay` seconds, or at the first half-written file then; False if the run ended before."""
-    moment = time.perf_counter() + delay
-    while time.perf_counter() < moment or (at_a_write and not list(folder.rglob(".part-*"))):
+    """SIGKILL after `delay` seconds, or at the next half-written file then; False if the run ended before."""
+    moment, old = time.perf_counter() + delay, halves(folder)
+    while time.perf_counter() < moment or (at_a_write and halves(folder).items() <= old.items()):
         if ended(child):
             return False
         time.sleep(0.0002)
@@ -134,11 +152,13 @@ def torment(case, home, kills, seen):
     while done < kills:
         folder = fresh(case, home, "killed")
         for _ in range(min(random.randint(1, 3), kills - done)):
-            if not kill(start(case, folder), folder, random.uniform(0, length), done % 2):
+            epoch, old = epoch_of(folder), halves(folder)
+            if not kill(start(case, folder), folder, random.uniform(0, length), done % 2 == 0):
                 break
             done += 1
-            halves = [path.name for path in folder.rglob(".part-*")]
-            seen.update(["nothing"] if not halves else [Path(name).suffix for name in halves])
+            new = [path.suffix for path, _ in halves(folder).items() - old.items()]
+            seen.update(new or ["nothing"])
+            lost += [f"{case}: epoch {epoch}"] * (epoch_of(folder) < epoch)
         child = start(case, folder)
         while not ended(child):
             time.sleep(0.01)
@@ -153,6 +173,8 @@ def main(argv=None):
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     args = parser.parse_args(argv)
+    if args.kills < 1:
+        parser.error(f"--kills {args.kills} is less than 1")
     random.seed(args.seed)
     seen, lost = Counter(), []
     shorten()
@@ -161,8 +183,8 @@ def main(argv=None):
         for place, case in enumerate(CASES):
             kills = args.kills // len(CASES) + (place < args.kills % len(CASES))
             lost += torment(case, Path(home), kills, seen)
-            differ = sum(line.startswith(case) for line in lost)
-            print(f"{case}: killed {kills} times, {differ} files differ", flush=True)
+            differ = sum(line.startswith(f"{case}:") for line in lost)
+            print(f"{case}: killed {kills} times, {differ} files lost or changed", flush=True)
     print(f"half-written when killed: {', '.join(f'{kind} {count}' for kind, count in seen.most_common())}")
     if lost:
         sys.exit("\n".join(lost))

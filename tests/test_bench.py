@@ -5,6 +5,8 @@ import bench
 import pytest
 import torch
 
+make = bench.build
+
 
 @pytest.fixture(autouse=True)
 def as_before():
@@ -43,9 +45,6 @@ def test_both_ways_train_the_same_weights(row, glyph_dir, tmp_path):
         chunk()
     for before, *after in zip(start, *nets):
         assert all(not torch.equal(before, p) for p in after)
-
-
-make = bench.build
 
 
 def test_a_small_run_writes_its_record_and_figure(glyph_dir, tmp_path, monkeypatch, capsys):

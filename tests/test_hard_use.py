@@ -1,15 +1,15 @@
 """What laptops, cluster queues and Colab do to runs: full and read-only disks, no memory, other data, a second run."""
-import contextlib
 import importlib
 import json
 import os
-import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import glyphs
 import pytest
+import torch
 
 import gan
 import p3_autoencoder
@@ -72,7 +72,7 @@ def test_other_images_than_at_the_start_are_refused(folders, tmp_path, fails, sc
     before = listing(tmp_path)
     glyphs.write_dataset(tmp_path / "other", "mnist", 300, 70, seed=9)
     line = fails(script, [*QUICK[script], *folders, "--data-dir", tmp_path / "other", "--resume"], 1)
-    assert "--data-dir holding images of CRC-32" in line and "--run-name" in line
+    assert "--data-dir of checksum" in line and "--runs-dir" in line
     assert {path: content for path, content in listing(tmp_path).items() if "other" not in path.parts} == before
 
 
@@ -83,15 +83,17 @@ def disk(tmp_path):
     folder.mkdir()
 
     def mount(options):
-        remount = "remount," if os.path.ismount(folder) else ""
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", remount + options, "tmpfs", folder], capture_output=True)
-        if done.returncode:
+        again = os.path.ismount(folder)
+        words = ["mount", "-t", "tmpfs", "-o", "remount," * again + options, "tmpfs", folder]
+        done = shutil.which("mount") and subprocess.run(words, capture_output=True)
+        if not again and (not done or done.returncode):
             pytest.skip("only root on Linux may mount a disk for this")
+        assert done.returncode == 0, done.stderr
         return folder
 
-    with contextlib.suppress(FileNotFoundError):
-        yield mount
-    subprocess.run(["umount", folder], capture_output=True)
+    yield mount
+    if os.path.ismount(folder):
+        subprocess.run(["umount", folder], check=True)
 
 
 @training
@@ -100,14 +102,16 @@ def test_a_full_disk_loses_nothing(glyph_dir, tmp_path, disk, fails, script):
     home = disk("size=900m")
     flags = [*QUICK[script], "--data-dir", glyph_dir, "--out-dir", home / "plots", "--runs-dir", home / "runs"]
     script.main([str(flag) for flag in flags])
-    whole, checkpoint = listing(home), home / f"runs/{NAME[script]}.pt"
+    whole, checkpoint, epoch = listing(home), home / f"runs/{NAME[script]}.pt", -1
     for path in whole:
         path.unlink()
     for share in (0.5, 0.8, 0.95):
         disk(f"size={int(share * sum(map(len, whole.values())))}")
         resume = ["--resume"] * checkpoint.exists()
-        assert "No space left" in fails(script, [*flags, *resume], 1)
-        assert not list(home.rglob(".part-*"))
+        line = fails(script, [*flags, *resume], 1)
+        assert "No space left" in line and "make room" in line and not list(home.rglob(".part-*"))
+        before, epoch = epoch, torch.load(checkpoint, weights_only=True)["epoch"] if checkpoint.exists() else -1
+        assert epoch >= before  # what was trained stays
     disk("size=900m")
     script.main([str(flag) for flag in flags] + ["--resume"] * checkpoint.exists())
     again = listing(home)
@@ -123,12 +127,15 @@ def test_a_read_only_disk_is_named_before_training(folders, disk, fails, script,
     disk("ro")
     flag = {"plots": "--out-dir", "runs": "--runs-dir"}[folder]
     line = fails(script, [*QUICK[script], *folders, flag, home / "here"], 1)
-    assert str(home / "here") in line and ("another folder" in line or "give another" in line)
+    assert str(home / "here") in line and "another folder" in line
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps to RLIMIT_AS")
 def test_too_little_memory_ends_in_one_line_and_keeps_what_was_trained(folders, tmp_path):
-    flags = ["--epochs", "1", "--latent-dim", "2000", "--prior", "mixture"]  # trains, but cannot fit the prior
+    flags = ["--epochs", "1", "--latent-dim", "4000", "--prior", "mixture"]  # trains, but cannot fit the prior
+
     def little_memory():
+        import resource
         resource.setrlimit(resource.RLIMIT_AS, (12 * 2**30,) * 2)
     done = subprocess.run([sys.executable, ROOT / "vae.py", *folders, *flags], capture_output=True, text=True,
                           timeout=240, preexec_fn=little_memory)
@@ -138,14 +145,16 @@ def test_too_little_memory_ends_in_one_line_and_keeps_what_was_trained(folders, 
 
 def test_bare_surroundings(folders, tmp_path):
     """No HOME, no display, a terminal without UTF-8, two threads for one, warnings as errors: the same results."""
-    surroundings = {"PATH": os.environ["PATH"], "LC_ALL": "C", "OMP_NUM_THREADS": "2"}
+    surroundings = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "LC_ALL": "C", "PYTHONUTF8": "0",
+                    "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "2"}
+    folders[3:5] = str(tmp_path / "plöts"), folders[4]
     done = subprocess.run([sys.executable, "-W", "error", ROOT / "vae.py", "--epochs", "1", *folders], text=True,
                           capture_output=True, timeout=240, env=surroundings, cwd="/")
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    record = json.loads((tmp_path / "plots/vae_mnist.json").read_text())
+    record = json.loads((tmp_path / "plöts/vae_mnist.json").read_text())
     assert record["device"] == "cpu, 2 threads"
     vae.main(["--epochs", "1", *folders, "--run-name", "here"])
-    here = json.loads((tmp_path / "plots/here.json").read_text())
+    here = json.loads((tmp_path / "plöts/here.json").read_text())
     assert record["numbers"]["test_loss"]["value"] == pytest.approx(here["numbers"]["test_loss"]["value"], rel=1e-4)
 
 
@@ -187,7 +196,9 @@ def test_every_bad_value_of_every_flag_is_wrong_usage_in_one_line(name, monkeypa
         assert (stop.value.code, out, err.count("\n")) == (2, "", 1), flags
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks")
 def test_kills_lose_nothing(command):
     """The short version of tests/kill_runs.py."""
-    done = command(ROOT / "tests/kill_runs.py", "--kills", "4", "--seed", "2")
-    assert done.returncode == 0 and done.stdout.count("killed 1 times, 0 files differ") == 4, done.stdout + done.stderr
+    done = command(ROOT / "tests/kill_runs.py", "--kills", "5", "--seed", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("killed 1 times, 0 files lost or changed") == 5

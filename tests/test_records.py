@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import vae
+
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = sorted((ROOT / "plots").rglob("*.json"))
 sys.path.insert(0, str(ROOT / "report"))
@@ -23,7 +25,7 @@ def faults(path):
     found = []
     if python != "python" or args.command != record["command"]:
         found.append("its command is not the one to type")
-    today = module.settings_of(args)
+    today = getattr(module, "settings_of", vae.settings_of)(args)
     found += [f"{name} is {record['settings'].get(name)!r}, today {today.get(name)!r}"
               for name in {*today, *record["settings"]} if today.get(name) != record["settings"].get(name)]
     if today.get("run_name", path.stem) != path.stem:

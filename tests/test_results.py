@@ -109,7 +109,7 @@ def test_fresh_starts_over(project):
     assert ran == list(results.STEPS)[:6]
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, getattr(signal, "SIGKILL", signal.SIGTERM)])
 def test_it_goes_on_after_a_signal(project, how):
     (project / "stop").write_text("vae.py: hang")
     child = subprocess.Popen([sys.executable, "-W", "error", "report/results.py"], cwd=project, text=True,

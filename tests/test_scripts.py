@@ -79,9 +79,9 @@ BAD = [("p1.py", flags) for flags in (["--seed", "-1"], ["--seed", "one"], ["--n
 BAD += [(script, flags) for script in ("vae.py", "p3_autoencoder.py") for flags in (
     ["--dataset", "cifar"], ["--dataset"], ["--epochs", "0"], ["--epochs", "ten"], ["--epochs", "1.5"],
     ["--batch-size", "-1"], ["--batch-size", "0"], ["--batch-size", "100000"], ["--lr", "nan"], ["--lr", "inf"],
-    ["--lr", "0"], ["--lr", "-1"], ["--lr", ""], ["--seed", "-1"], ["--log-interval", "0"], ["--run-name", "a/b"],
-    ["--run-name", "../up"], ["--epoch", "3"], ["--no-such-flag"], ["file.txt"])]
-BAD += [("vae.py", flags) for flags in (["--latent-dim", "0"], ["--latent-dim", "-3"], ["--hidden-dim", "0"],
+    ["--lr", "0"], ["--lr", "-1"], ["--lr", ""], ["--seed", "-1"], ["--epoch", "3"], ["--no-such-flag"], ["file.txt"])]
+BAD += [("vae.py", flags) for flags in (["--log-interval", "0"], ["--run-name", "a/b"], ["--run-name", "../up"],
+                                        ["--latent-dim", "0"], ["--latent-dim", "-3"], ["--hidden-dim", "0"],
                                         ["--layers", "0"], ["--beta", "-1"], ["--beta", "nan"],
                                         ["--schedule", "steps"], ["--precision", "float16"])]
 BAD += [("gan.py", flags) for flags in (
@@ -90,7 +90,7 @@ BAD += [("gan.py", flags) for flags in (
     ["--lr-d", "inf"], ["--g-steps", "0"], ["--d-steps", "-2"], ["--beta1", "1"], ["--beta1", "-0.5"],
     ["--label-smoothing", "2"],
     ["--label-smoothing", "0"], ["--ema", "1"], ["--ema", "nan"], ["--r1", "-1"], ["--seed", "-1"],
-    ["--log-interval", "0"], ["--schedule", "cosine"], ["--precision", "float16"], ["--run-name", "../up"],
+    ["--schedule", "cosine"], ["--precision", "float16"], ["--run-name", "../up"],
     ["--conditional", "yes"], ["--g-step", "2"], ["file.txt"])]
 BAD += [("p5_compare.py", flags) for flags in (["--dataset", "cifar"], ["--epochs", "0"], ["--epochs", "ten"],
                                                ["--seed", "-1"], ["--cas"], ["--epoch", "3"], ["--no-such-flag"])]
