@@ -60,6 +60,8 @@ sweeps: .venv/run
 	$(PY) vae.py --epochs 60 --batch-size 64 --hidden-dim 512 --layers 2 --schedule linear --warmup 10 \
 		--prior mixture --run-name vae_mnist_best --out-dir plots/sweep
 	$(PY) p5_compare.py --cas none
+	$(PY) gan.py --conditional --run-name cgan_fashion_float32 --out-dir plots/sweep
+	$(PY) p5_compare.py cgan_fashion_float32 --cas 'cgan_*' --out-dir plots/sweep/cas
 	$(PY) p5_compare.py 'lever_vae_*' 'normal_lever_vae_whole*' --out-dir plots/sweep/levers
 	$(PY) p5_compare.py --dataset mnist
 	$(call SCHEME,base,--beta1 0.5)

@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 PLOTS = HERE.parent / "plots"
 SEEDS = {  # runs that differ in the seed alone
     "vae_mnist_seeds": ["vae_mnist", "vae_mnist_seed2", "vae_mnist_seed3"],
+    "vae_mnist_float32_seeds": [f"vae_mnist_float32_seed{seed}" for seed in (1, 2, 3)],
 }
 
 

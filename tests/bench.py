@@ -337,7 +337,7 @@ def measure_startup(args, device):
 
 def draw_rates(path, numbers):
     """Images per second of every row, the usual way's and ours, with their ratios beside."""
-    figure, axes = plt.subplots(figsize=(6.5, 2.2))
+    figure, axes = plt.subplots(figsize=(6.5, 1.6))
     names = [name for name in ROWS if f"{name}/float32/ratio" in numbers]
     for key, way, marker, color, label in (
             ("usual_rate", "float32", "o", "white", "the usual way"), ("our_rate", "float32", "o", "black", "ours"),
