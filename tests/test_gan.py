@@ -246,7 +246,7 @@ def test_counts_of_updates(glyph_dir, tmp_path, monkeypatch, flags, expected):
     args = settings("--arch", "mlp", "--epochs", "1", *flags, "--runs-dir", str(tmp_path))
     images, labels = (tensor[:300] for tensor in batch(300))
     nets = gan.build(args, torch.device("cpu"))
-    curves = gan.fit(nets, (images, labels), (images[:20], labels[:20]), args, torch.device("cpu"))["curves"]
+    curves = gan.fit(nets, (images, labels, images[:20], labels[:20]), args, torch.device("cpu"))["curves"]
     assert (sum(curves["g_updates"]), sum(curves["d_updates"])) == expected
 
 

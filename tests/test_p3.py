@@ -101,9 +101,10 @@ def test_one_hidden_layer_of_two_neurons():
     assert model(torch.randn(5, 784)).min() > 0 and model(torch.randn(5, 784)).max() < 1
 
 
-def test_the_command_resumes_bit_for_bit(folders, command, tmp_path, fails):
-    done = command(p3.__file__, "--epochs", 3, "--batch-size", 64, *folders)
-    assert done.returncode == 0, done.stderr
+def test_a_run_resumes_bit_for_bit(folders, tmp_path, monkeypatch, capsys, fails):
+    flags = ["--epochs", "3", "--batch-size", "64", *folders]
+    monkeypatch.setattr(p3.train_denoiser, "__defaults__", (500,))  # it has nothing to resume
+    p3.main(flags)
     names = ["linear_train_mse", "linear_test_mse", "sigmoid_train_mse", "sigmoid_test_mse", "pca_train_mse",
              "pca_test_mse", "linear_knn_accuracy", "sigmoid_knn_accuracy", "pca_knn_accuracy"]
     record = json.loads((tmp_path / "plots/p3_mnist.json").read_text())
@@ -115,17 +116,18 @@ def test_the_command_resumes_bit_for_bit(folders, command, tmp_path, fails):
 
     whole = torch.load(tmp_path / "runs/p3_mnist.pt", weights_only=True)
     figure = (tmp_path / "plots/p3_mnist_embedding.pdf").read_bytes()
-    again = command(p3.__file__, "--epochs", 3, "--batch-size", 64, *folders, "--resume")
-    assert again.returncode == 0 and "3 epochs were already done" in again.stdout
+    capsys.readouterr()
+    p3.main([*flags, "--resume"])
+    assert "3 epochs were already done" in capsys.readouterr().out
     assert (tmp_path / "plots/p3_mnist_embedding.pdf").read_bytes() == figure
-    cut_short(tmp_path / "runs/p3_mnist.pt", folders)
+    cut_short(tmp_path / "runs/p3_mnist.pt", flags)
     resumed = torch.load(tmp_path / "runs/p3_mnist.pt", weights_only=True)
     assert resumed["curves"] == whole["curves"] and resumed["epoch"] == 3
     assert all(torch.equal(resumed["parts"][0][name], weight) for name, weight in whole["parts"][0].items())
     assert "epochs" in fails(p3, ["--epochs", 4, "--batch-size", 64, *folders, "--resume"], 1)
 
 
-def cut_short(checkpoint, folders):
+def cut_short(checkpoint, flags):
     """Train anew, stop as Ctrl-C does once epoch 1 is saved, and resume."""
     checkpoint.unlink()
     original = p3.mean_squared_error
@@ -137,7 +139,6 @@ def cut_short(checkpoint, folders):
             raise KeyboardInterrupt
         return original(model, images)
     p3.mean_squared_error = interrupt
-    flags = ["--epochs", "3", "--batch-size", "64", *folders]
     try:
         with pytest.raises(SystemExit) as stop:
             p3.run(lambda: p3.main(flags))

@@ -142,7 +142,7 @@ def same(one, two):
 
 
 def test_a_killed_run_resumes_bit_for_bit(glyph_dir, tmp_path, command):
-    flags = ["--epochs", "6", "--schedule", "linear", "--prior", "mixture", "--batch-size", "50"]
+    flags = ["--epochs", "6", "--schedule", "linear", "--prior", "mixture", "--latent-dim", "4", "--batch-size", "50"]
     flags += ["--data-dir", glyph_dir]
     for name in ("whole", "killed"):
         flags_here = [*flags, "--out-dir", tmp_path / name / "plots", "--runs-dir", tmp_path / name / "runs"]
