@@ -288,7 +288,7 @@ def draw_rows(path, rows, width):
 NUMBERS = {  # flag: (type, default, least, most, what it is)
     "--epochs": (int, 30, 1, 100_000, "passes over the training images"),
     "--batch-size": (int, 128, 1, 60_000, "images in a mini-batch"),
-    "--lr": (float, 1e-2, 1e-12, 1e12, "learning rate of Adam; half a cosine brings it to 0"),
+    "--lr": (float, 1e-2, 1e-12, 1e12, "learning rate of Adam at first; it falls by half a cosine, epoch by epoch"),
     "--seed": (int, 1, 0, 2**31, "seed of every random number"),
 }
 

@@ -70,8 +70,8 @@ def read_numbers(path):
 def read_families(plots):
     """{family: {seed: {measure: value}}} of BASES, from what the judges said and the records of the runs themselves."""
     families = {family: {} for family in BASES}
-    for name, own in (JUDGED | {"p5_compare.json": BASES.keys() - set.union(*JUDGED.values())}).items():
-        judged = read(path := plots / name, read_numbers)
+    for file, own in (JUDGED | {"p5_compare.json": BASES.keys() - set.union(*JUDGED.values())}).items():
+        judged = read(path := plots / file, read_numbers)
         for name, value in judged.items():
             family, seed = re.fullmatch(r"(.+?)(?:_seed(\d+))?/.+", name).groups()
             if family in own:

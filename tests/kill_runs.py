@@ -97,6 +97,14 @@ def ended(child):
     return bool(done)
 
 
+def complete(case, folder):
+    """A run of `case` in `folder` to its end, resumed where it has a checkpoint; what it leaves, as contents()."""
+    child = start(case, folder)
+    while not ended(child):
+        time.sleep(0.01)
+    return contents(folder)
+
+
 def kill(child, folder, delay, at_a_write):
     """SIGKILL after `delay` seconds, or at the next half-written file then; False if the run ended before."""
     moment, old = time.perf_counter() + delay, halves(folder)
@@ -144,11 +152,8 @@ def fresh(case, home, name):
 
 def torment(case, home, kills, seen):
     """Kill and resume runs of `case` `kills` times; the names of files that differ from the uninterrupted run's."""
-    begun, whole = time.perf_counter(), fresh(case, home, case)
-    child = start(case, whole)
-    while not ended(child):
-        time.sleep(0.01)
-    length, expected, lost, done = time.perf_counter() - begun, contents(whole), [], 0
+    begun, expected = time.perf_counter(), complete(case, fresh(case, home, case))
+    length, lost, done = time.perf_counter() - begun, [], 0
     while done < kills:
         folder = fresh(case, home, "killed")
         for _ in range(min(random.randint(1, 3), kills - done)):
@@ -159,10 +164,7 @@ def torment(case, home, kills, seen):
             new = [path.suffix for path, _ in halves(folder).items() - old.items()]
             seen.update(new or ["nothing"])
             lost += [f"{case}: epoch {epoch}"] * (epoch_of(folder) < epoch)
-        child = start(case, folder)
-        while not ended(child):
-            time.sleep(0.01)
-        found = contents(folder)
+        found = complete(case, folder)
         lost += [f"{case}: {name}" for name in sorted(expected.keys() | found.keys())
                  if name not in found or name not in expected or not same(expected[name], found[name])]
     return lost

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from kill_runs import same
 from PIL import Image
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
@@ -130,15 +131,6 @@ def state_of(folder):
     pictures = {path.name: path.read_bytes() for path in sorted(folder.rglob("*.p[dn][fg]"))}
     with np.load(folder / "runs/vae_mnist_samples.npz") as samples:
         return state, record, pictures, samples["images"]
-
-
-def same(one, two):
-    """Equality of nested dicts, lists and tensors, bit for bit."""
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(two) and all(map(same, one, two))
-    return torch.equal(one, two) if isinstance(one, torch.Tensor) else np.array_equal(one, two)
 
 
 def test_a_killed_run_resumes_bit_for_bit(glyph_dir, tmp_path, command):
