@@ -38,7 +38,8 @@ sweeps: .venv/run
 	$(call SEEDS,2 3,vae.py,vae_mnist)
 	$(call SEEDS,1 2 3,vae.py --precision float32,vae_mnist_float32)
 	$(PY) vae.py --dataset fashion --run-name vae_fashion_handout --out-dir plots/sweep --epochs 20 --batch-size 128 \
-		--hidden-dim 400 --layers 1 --schedule constant --warmup 0 --prior normal
+		--hidden-dim 400 --layers 1 --schedule constant --beta 1 --warmup 0 --prior normal
+	$(PY) vae.py --dataset fashion --beta 1 --run-name vae_fashion_beta_1 --out-dir plots/sweep
 	$(PY) gan.py --arch mlp
 	$(PY) gan.py --arch mlp --conditional
 	$(call SEEDS,2 3 4 5,vae.py --dataset fashion,vae_fashion)
@@ -51,17 +52,17 @@ sweeps: .venv/run
 	$(call GAN_LEVER,no_r1,--r1 0)
 	$(call GAN_LEVER,momentum,--beta1 0.5)
 	$(call GAN_LEVER,low_rate,--lr-g 2e-4 --lr-d 2e-4)
-	$(call VAE_LEVER,whole,)
-	$(call VAE_LEVER,no_warmup,--warmup 0)
-	$(call VAE_LEVER,one_layer,--layers 1)
-	$(call VAE_LEVER,constant_rate,--schedule constant)
-	$(call VAE_LEVER,batch_128,--batch-size 128)
-	$(call VAE_LEVER,width_400,--hidden-dim 400)
+	$(call VAE_LEVER,whole,--beta 1)
+	$(call VAE_LEVER,no_warmup,--beta 1 --warmup 0)
+	$(call VAE_LEVER,one_layer,--beta 1 --layers 1)
+	$(call VAE_LEVER,constant_rate,--beta 1 --schedule constant)
+	$(call VAE_LEVER,batch_128,--beta 1 --batch-size 128)
+	$(call VAE_LEVER,width_400,--beta 1 --hidden-dim 400)
 	$(PY) vae.py --epochs 60 --batch-size 64 --hidden-dim 512 --layers 2 --schedule linear --warmup 10 \
 		--prior mixture --run-name vae_mnist_best --out-dir plots/sweep
-	$(PY) p5_compare.py --cas none
-	$(PY) gan.py --conditional --run-name cgan_fashion_float32 --out-dir plots/sweep
-	$(PY) p5_compare.py cgan_fashion_float32 --cas 'cgan_*' --out-dir plots/sweep/cas
+	$(PY) p5_compare.py
+	$(PY) p5_compare.py 'gan_fashion*' 'cgan_fashion*' 'lever_cgan_*' vae_fashion_handout --cas none \
+		--out-dir plots/sweep/gans
 	$(PY) p5_compare.py 'lever_vae_*' 'normal_lever_vae_whole*' --out-dir plots/sweep/levers
 	$(PY) p5_compare.py --dataset mnist
 	$(call SCHEME,base,--beta1 0.5)

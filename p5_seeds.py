@@ -40,6 +40,8 @@ BASES = (dict.fromkeys(SCHEMES, "sweep_base") | {"gan_fashion": "gan_fashion", "
          | {f"{net}_{part}": f"{net}_whole" for net, parts in LEVERS.items() for part in ("whole", *parts)})
 JUDGED = {  # each scored by one judge, in a record of its own; what the judge of all else said is in p5_compare.json
     "sweep/p5_compare_part.json": {*SCHEMES},
+    "sweep/gans/p5_compare_part.json": {family for family in BASES if family in ("gan_fashion", "cgan_fashion")
+                                        or "lever_cgan" in family},
     "sweep/levers/p5_compare_part.json": {family for family in BASES if "lever_vae" in family}}
 MEASURES = {"frechet_ratio": ".1f", "yardstick": ".3f", "frechet_train": ".2f", "precision": ".3f", "recall": ".3f",
             "density": ".3f", "coverage": ".3f", "tv": ".3f", "smallest_share": ".3f", "diversity": ".3f",
@@ -82,7 +84,8 @@ def read_families(plots):
                               "run make sweeps")
             for seed, row in families[family].items():
                 run = family.removeprefix("normal_") + f"_seed{seed}" * (f"{family}/frechet" not in judged or seed > 1)
-                found = next(plots.rglob(f"{run}.json"), plots / "sweep" / f"{run}.json")
+                near = (record for folder in (path.parent, plots) for record in folder.rglob(f"{run}.json"))
+                found = next(near, plots / "sweep" / f"{run}.json")  # of two machines' records, the one judged here
                 row |= read(found, read_numbers) | {"smallest_share": min(row[f"share_{c}"] for c in range(10))}
                 if f"{YARDSTICK}/frechet" in judged:
                     row["yardstick"] = row["frechet"] / judged[f"{YARDSTICK}/frechet"]
