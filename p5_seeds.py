@@ -40,8 +40,7 @@ BASES = (dict.fromkeys(SCHEMES, "sweep_base") | {"gan_fashion": "gan_fashion", "
          | {f"{net}_{part}": f"{net}_whole" for net, parts in LEVERS.items() for part in ("whole", *parts)})
 JUDGED = {  # each scored by one judge, in a record of its own; what the judge of all else said is in p5_compare.json
     "sweep/p5_compare_part.json": {*SCHEMES},
-    "sweep/gans/p5_compare_part.json": {family for family in BASES if family in ("gan_fashion", "cgan_fashion")
-                                        or "lever_cgan" in family},
+    "sweep/gans/p5_compare_part.json": {family for family in BASES if "gan_" in family},
     "sweep/levers/p5_compare_part.json": {family for family in BASES if "lever_vae" in family}}
 MEASURES = {"frechet_ratio": ".1f", "yardstick": ".3f", "frechet_train": ".2f", "precision": ".3f", "recall": ".3f",
             "density": ".3f", "coverage": ".3f", "tv": ".3f", "smallest_share": ".3f", "diversity": ".3f",
