@@ -210,13 +210,13 @@ def build(args, device):
     return [*nets, mean, *(torch.optim.Adam(net.parameters(), betas=(args.beta1, 0.999), fused=True) for net in nets)]
 
 
-def train(gan, images, labels, args, epoch, total, bar, bf16=False):
+def train(gan, images, labels, args, epoch, total, bar):
     """Epoch `epoch` over `images` (N, 784): mean losses and numbers of steps {g_loss, d_loss, g_updates, d_updates}."""
     generator, discriminator, average, *optimizers = gan
     discriminator.train()  # dropout on again, after the tests of the epoch before
     torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on nothing before it but the state of `gan`
     portions = torch.randperm(len(images)).to(images.device).split(args.batch_size * args.d_steps)
-    g_losses, d_losses = [], []
+    g_losses, d_losses, bf16 = [], [], args.precision == "bfloat16"
     for step, portion in zip(range((epoch - 1) * len(portions), total), portions):  # --updates can end within an epoch
         for optimizer, lr in zip(optimizers, (args.lr_g, args.lr_d)):
             optimizer.param_groups[0]["lr"] = lr * min(1, 2 - 2 * step / total) if args.schedule == "linear" else lr
@@ -300,7 +300,7 @@ def parse_args(argv=None):
     for name, (default, _, least, most, text) in NUMBERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help=f"{text}, {least} to {most}")
     parser.add_argument("--schedule", choices=("constant", "linear"), default="constant", help="linear: ends at 0")
-    parser.add_argument("--precision", choices=("auto", "float32"), default="auto", help="of products in training")
+    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="in training")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
     parser.add_argument("--resume", action="store_true", help="continue the run of this name where it stopped")
     parser.add_argument("--run-name", help="default: gan_<dataset>, cgan_<dataset>, gan_mlp_<dataset>, ...")
@@ -337,7 +337,7 @@ def load_checkpoint(path, settings, device, parts):
     return state
 
 
-def fit(gan, data, args, device, bf16=False):
+def fit(gan, data, args, device):
     """Train to the last epoch, saving a grid and the state after each; returns the state: epoch, curves, first, ..."""
     checkpoint = args.runs_dir / f"{args.run_name}.pt"
     settings = settings_of(args) | {"data_dir": f"of checksum {sum(zlib.crc32(x.cpu().numpy()) for x in data):x}"}
@@ -353,7 +353,7 @@ def fit(gan, data, args, device, bf16=False):
             if state["epoch"] * per_epoch >= total:
                 return state
             start, epoch = time.perf_counter() - state["seconds"], state["epoch"] + 1
-            numbers = train(gan, *data[:2], args, epoch, total, bar, bf16) | test(gan, *data[2:], args)
+            numbers = train(gan, *data[:2], args, epoch, total, bar) | test(gan, *data[2:], args)
             if not all(map(math.isfinite, numbers.values())):
                 raise FloatingPointError(f"epoch {epoch} diverged, {epoch - 1} is kept: use smaller --lr-g and --lr-d")
             state["curves"] = {name: state["curves"].get(name, []) + [value] for name, value in numbers.items()}
@@ -372,11 +372,12 @@ def main(argv=None):
     torch.set_flush_denormal(True)  # Adam's means of gradients that stay 0 get so small that a CPU slows down
     with claim(args.runs_dir / f".lock-{args.run_name}", args.out_dir):
         avx = torch.cpu.get_capabilities().get("avx512_bf16")
-        bf16 = bool(torch.cuda.is_bf16_supported(False) if device.type == "cuda" else avx) and args.precision == "auto"
+        native = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else avx
+        args.precision = {"auto": "bfloat16" if native else "float32"}.get(args.precision, args.precision)
         data = [x.to(device).view(-1, PIXELS).float().div_(127.5).sub_(1) if x.ndim == 3 else x.to(device).long()
                 for x in load_dataset(args.dataset, args.data_dir)]
         torch.manual_seed(args.seed)
-        state = fit(gan := build(args, device), data, args, device, bf16)
+        state = fit(gan := build(args, device), data, args, device)
         torch.manual_seed(args.seed)
         z, labels = draw_noise(60_000 if args.conditional else 10_000, device)
         images = (evaluate(gan[2], z, labels) * 127.5 + 127.5).round().byte().view(-1, 28, 28)
@@ -390,8 +391,7 @@ def main(argv=None):
         values = label_verdicts(gan[1], *data[2:]) if args.conditional else {}
         values |= {name: sum(curve) if "updates" in name else curve[-1] for name, curve in state["curves"].items()}
         numbers = {name: (value, "d" if "updates" in name else ".3f") for name, value in values.items()}
-        write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"],
-                     precision="bfloat16" if bf16 else "float32")  # in training; all else is float32
+        write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"])
         print(f"D(test images) {values['d_real']:.2f}, D(fakes) {values['d_fake']:.2f}; record and figures: {stem}*")
 
 

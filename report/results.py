@@ -132,8 +132,8 @@ def compare(stem):
     return {"same": len(both) - len(moved),
             "moved": {name: moved[name][1] for name in sorted(moved, key=lambda name: -moved[name][0])},
             "only before": sorted(before.keys() - now.keys()), "only now": sorted(now.keys() - before.keys()),
-            "devices": [", ".join(record[key] for key in ("device", "precision") if key in record) or "no record"
-                        for record in records]}
+            "devices": [", ".join(it[key] for key in ("device", "precision") if key in it) or "no record"
+                        for it in (record.get("settings", {}) | record for record in records)]}
 
 
 def tell(stem, found):

@@ -148,7 +148,7 @@ def usual_gan(nets, settings, device, loader):
     return chunk
 
 
-def our_way(nets, settings, device, data, count, bf16):
+def our_way(nets, settings, device, data, count):
     """A function that trains by vae.train or gan.train on the first `count` images, all of `data` held as by main."""
     bar, epochs = tqdm(file=io.StringIO()), itertools.count(1)  # a bar that is drawn, as for a person watching
     if isinstance(nets, vae.VAE):
@@ -157,24 +157,22 @@ def our_way(nets, settings, device, data, count, bf16):
         return lambda: vae.train(nets, images[:count], optimizer, settings, next(epochs), bar)
     images, labels, *_ = [x.to(device).view(-1, gan.PIXELS).float().div_(127.5).sub_(1) if x.ndim == 3 else
                           x.to(device).long() for x in data]
-    return lambda: gan.train(nets, images[:count], labels[:count], settings, next(epochs), 10 * MANY, bar, bf16)
+    return lambda: gan.train(nets, images[:count], labels[:count], settings, next(epochs), 10 * MANY, bar)
 
 
-def ways(script, device):
-    """Ours in every precision that the script would train in on this hardware, and the usual one."""
-    bf16 = (script is gan and torch.cuda.is_bf16_supported(False) if device.type == "cuda" else
+def ways(device):
+    """Ours in every precision that the scripts would train in on this hardware, and the usual one."""
+    bf16 = (torch.cuda.is_bf16_supported(False) if device.type == "cuda" else
             torch.cpu.get_capabilities().get("avx512_bf16"))
     return ["float32", *["bfloat16"] * bool(bf16), "usual"]
 
 
 @contextlib.contextmanager
-def conditions(script, way):
-    """The modes in which a way trains; threads other than this one treat denormals as when they were started."""
+def conditions(way):
+    """The modes in which a way trains; threads other than this one flush denormals in both, as main starts them."""
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32, in both ways
     torch.set_flush_denormal(way != "usual")
-    rounding = torch.backends.mkldnn.flags(True, allow_tf32=None, fp32_precision="bf16")
-    with rounding if script is vae and way == "bfloat16" else contextlib.nullcontext():  # gan.train has a flag for it
-        yield
+    yield
 
 
 def settings_for(name, args):
@@ -196,10 +194,11 @@ def make_way(name, way, args, device, batches=None):
         loader = DataLoader(Subset(images, range(count)), settings.batch_size, shuffle=True, num_workers=0)
         train = (usual_vae if script is vae else usual_gan)(nets, settings, device, loader)
     else:
+        settings.precision = way
         data = vae.load_dataset(settings.dataset, args.data_dir)
         count = min(count, len(data[0]))
-        train = our_way(nets, settings, device, data, count, way == "bfloat16")
-    return conditions(script, way)(train), count
+        train = our_way(nets, settings, device, data, count)
+    return conditions(way)(train), count
 
 
 def seconds(call, device):
@@ -255,7 +254,7 @@ def make_products(name, way, args, device):
         chunk()
 
     @torch.no_grad()
-    @conditions(ROWS[name].script, way)
+    @conditions(way)
     def replay():
         for func, values, options in products.calls:
             func(*values, **options)
@@ -295,7 +294,7 @@ def epoch_growth(args, device):
 
 def measure_row(name, args, device):
     """{name of a number: (value, format)} of a row: rates in images per second, memory in MB, shares and ratios."""
-    memory = {way: in_child(chunk_memory, name, way, args, device) for way in ways(ROWS[name].script, device)}
+    memory = {way: in_child(chunk_memory, name, way, args, device) for way in ways(device)}
     made = {way: make_way(name, way, args, device) for way in memory}
     made |= {f"{way} products": make_products(name, way, args, device) for way in memory if way != "usual"}
     times = alternate({key: call for key, (call, _) in made.items()}, args.rounds, device)
@@ -381,6 +380,7 @@ def main(argv=None):
     if device.type == "cuda" and not torch.cuda.is_available():
         raise OSError("there is no CUDA device: leave out --device cuda")
     plt.rcParams.update(vae.STYLE)
+    torch.set_flush_denormal(True)  # before the first parallel work starts the other threads: they keep what holds then
     for dataset in ("mnist", "fashion"):
         vae.load_dataset(dataset, args.data_dir)  # what is missing is fetched or named before anything is timed
     start, numbers = time.perf_counter(), {}

@@ -383,5 +383,5 @@ def test_the_command_itself(glyph_dir, tmp_path, command):
     samples = np.load(tmp_path / "runs" / "gan_mlp_mnist_samples.npz")
     assert samples["images"].shape == (10_000, 28, 28) and set(samples) == {"images"}
     record = json.loads((tmp_path / "plots" / "gan_mlp_mnist.json").read_text())
-    assert record["numbers"]["d_updates"] == {"value": 5, "format": "d"} and record["precision"]
+    assert record["numbers"]["d_updates"] == {"value": 5, "format": "d"} and record["settings"]["precision"] != "auto"
     assert not (tmp_path / "plots" / "gan_mlp_mnist_same_noise.pdf").exists()

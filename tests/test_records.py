@@ -26,6 +26,8 @@ def faults(path):
     if python != "python" or args.command != record["command"]:
         found.append("its command is not the one to type")
     today = getattr(module, "settings_of", vae.settings_of)(args)
+    if today.get("precision") == "auto":  # whatever the hardware of that run had
+        today["precision"] = record["settings"].get("precision")
     found += [f"{name} is {record['settings'].get(name)!r}, today {today.get(name)!r}"
               for name in {*today, *record["settings"]} if today.get(name) != record["settings"].get(name)]
     if today.get("run_name", path.stem) != path.stem:

@@ -51,6 +51,14 @@ def test_loss_is_finite_where_a_probability_would_underflow():
     assert loss == 1e4 * x.sum()
 
 
+def test_gradient_of_the_loss_is_probability_minus_pixel():
+    """d/dl of the cross-entropy is sigmoid(l) - x, at l = 0 and far out as well."""
+    logits = torch.tensor([[0.0, 1e-30, -3.0, 20.0, -90.0, 200.0, -1e4]]).repeat(1, 112).double().requires_grad_()
+    x = torch.rand(1, 784).double()
+    vae.VAE_loss_function(logits, x, torch.zeros(1, 2), torch.zeros(1, 2)).backward()
+    torch.testing.assert_close(logits.grad, logits.detach().sigmoid() - x, rtol=1e-12, atol=1e-15)
+
+
 def test_reparameterize_draws_from_q_and_passes_gradients():
     model = vae.VAE()
     mu, logvar = torch.full((100_000, 1), 2.0, requires_grad=True), torch.full((100_000, 1), -1.0, requires_grad=True)
@@ -174,26 +182,31 @@ def test_divergence_ends_in_one_line_and_keeps_the_last_good_state(folders, tmp_
 
 
 def test_only_training_rounds_products(folders, tmp_path, monkeypatch):
-    """1 + 2^-9 is no bfloat16; training may round it where the CPU multiplies bfloat16, nothing else does."""
-    def rounds():
-        unit = torch.eye(784)
-        return torch.nn.functional.linear(unit * (1 + 2.0**-9), unit)[0, 0].item() == 1
+    """1 + 2^-9 is no bfloat16; training rounds it when asked to, or where the CPU multiplies bfloat16, nothing else."""
+    encode, seen = vae.VAE.encode, {}
 
-    def probed(name, function):
-        def probe(*args):
-            seen[name] = rounds()
-            return function(*args)
-        return probe
+    def probe(model, x):
+        unit = torch.eye(2)
+        seen[model.training] = torch.nn.functional.linear(unit * (1 + 2.0**-9), unit)[0, 0].item() == 1
+        return encode(model, x)
 
-    seen = {}
-    for name in ("train", "test"):
-        monkeypatch.setattr(vae, name, probed(name, getattr(vae, name)))
+    monkeypatch.setattr(vae.VAE, "encode", probe)
+    train, test = vae.train, vae.test
+    monkeypatch.setattr(vae, "train", lambda model, *rest: train(model.train(), *rest))
+    monkeypatch.setattr(vae, "test", lambda model, *rest: test(model.eval(), *rest))
     native = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    for flags, expected in (([], native), (["--precision", "float32"], False)):
-        vae.main(["--epochs", "1", "--no-cuda", *flags, *folders])
-        assert seen == {"train": expected, "test": False} and not rounds()
+    for flag, rounded in (("auto", native), ("float32", False), ("bfloat16", True)):
+        vae.main(["--epochs", "1", "--no-cuda", "--precision", flag, *folders])
+        assert seen == {True: rounded, False: False}
         record = json.loads((tmp_path / "plots/vae_mnist.json").read_text())
-        assert record["precision"] == ("bfloat16" if expected else "float32")
+        assert record["settings"]["precision"] == ("bfloat16" if rounded else "float32")
+
+
+def test_a_run_of_another_precision_is_not_resumed(folders, fails):
+    """On a CPU of the other kind the same command would go on with other products."""
+    vae.main(["--epochs", "1", "--no-cuda", "--precision", "bfloat16", *folders])
+    line = fails(vae, ["--epochs", "1", "--no-cuda", "--precision", "float32", "--resume", *folders], 1)
+    assert "--precision bfloat16" in line
 
 
 def weights_after(*flags, epoch=1):
