@@ -64,6 +64,8 @@ sweeps: .venv/run
 	$(PY) p5_compare.py 'gan_fashion*' 'cgan_fashion*' 'lever_cgan_*' vae_fashion_handout --cas none \
 		--out-dir plots/sweep/gans
 	$(PY) p5_compare.py 'lever_vae_*' 'normal_lever_vae_whole*' --out-dir plots/sweep/levers
+	$(PY) gan.py --dataset mnist --out-dir plots/sweep
+	$(PY) gan.py --dataset mnist --conditional --out-dir plots/sweep
 	$(PY) p5_compare.py --dataset mnist
 	$(call SCHEME,base,--beta1 0.5)
 	$(call SCHEME,d1_g4,--beta1 0.5 --lr-d 1e-4 --lr-g 4e-4)

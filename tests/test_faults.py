@@ -47,6 +47,14 @@ def test_resuming_what_was_never_started(folders, tmp_path, fails, script):
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [f".lock-{NAME[script]}"]
 
 
+@both
+def test_a_run_is_not_resumed_in_another_precision(folders, fails, script):
+    """On a CPU of another kind the same command would go on with other products; it must say so."""
+    flags = ["--epochs", "1", "--no-cuda", *folders, *QUICK[script]]
+    script.main([*flags, "--precision", "bfloat16"])
+    assert "--precision bfloat16" in fails(script, [*flags, "--precision", "float32", "--resume"], 1)
+
+
 FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
 
 

@@ -202,13 +202,6 @@ def test_only_training_rounds_products(folders, tmp_path, monkeypatch):
         assert record["settings"]["precision"] == ("bfloat16" if rounded else "float32")
 
 
-def test_a_run_of_another_precision_is_not_resumed(folders, fails):
-    """On a CPU of the other kind the same command would go on with other products."""
-    vae.main(["--epochs", "1", "--no-cuda", "--precision", "bfloat16", *folders])
-    line = fails(vae, ["--epochs", "1", "--no-cuda", "--precision", "float32", "--resume", *folders], 1)
-    assert "--precision bfloat16" in line
-
-
 def weights_after(*flags, epoch=1):
     """The weights that one epoch over 50 fixed images leaves, and every learning rate on the way."""
     torch.manual_seed(0)
