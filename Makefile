@@ -40,6 +40,8 @@ sweeps: .venv/run
 	$(PY) vae.py --dataset fashion --run-name vae_fashion_handout --out-dir plots/sweep --epochs 20 --batch-size 128 \
 		--hidden-dim 400 --layers 1 --schedule constant --beta 1 --warmup 0 --prior normal
 	$(PY) vae.py --dataset fashion --beta 1 --run-name vae_fashion_beta_1 --out-dir plots/sweep
+	$(PY) vae.py --dataset fashion --epochs 100 --beta 1 --warmup 50 --hidden-dim 1024 \
+		--run-name vae_fashion_lowest --out-dir plots/sweep
 	$(PY) gan.py --arch mlp
 	$(PY) gan.py --arch mlp --conditional
 	$(call SEEDS,2 3 4 5,vae.py --dataset fashion,vae_fashion)

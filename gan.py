@@ -221,7 +221,7 @@ def train(gan, images, labels, args, epoch, total, bar):
         for optimizer, lr in zip(optimizers, (args.lr_g, args.lr_d)):
             optimizer.param_groups[0]["lr"] = lr * min(1, 2 - 2 * step / total) if args.schedule == "linear" else lr
         for batch in portion.split(args.batch_size):
-            r1 = 0 if len(d_losses) % 8 else 8 * args.r1  # every 8th time, 8-fold, costs less and does the same
+            r1 = 0 if len(d_losses) % 8 else 8 * args.r1  # every 8th time, 8-fold: the same in the mean, for less
             d_losses.append(train_discriminator(len(batch), images[batch], labels[batch], generator, discriminator,
                                                 optimizers[1], args.label_smoothing, r1, bf16))
         for _ in range(args.g_steps):
