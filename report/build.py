@@ -7,6 +7,7 @@ records into LaTeX definitions (report/build/numbers.tex) and calls latexmk; a n
 that no script wrote, stops the build.
 """
 import json
+import os
 import re
 import shutil
 import statistics
@@ -71,7 +72,8 @@ def main():
         sys.exit("report/build.py: latexmk is not installed, so the report was not built. Debian, Ubuntu: apt install "
                  "latexmk lmodern texlive-latex-recommended texlive-fonts-recommended")
     done = subprocess.run(["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error",
-                           "-outdir=build", "report.tex"], cwd=HERE, capture_output=True, text=True)
+                           "-outdir=build", "report.tex"], cwd=HERE, capture_output=True, text=True,
+                          env=os.environ | {"max_print_line": "1000"})  # latexmk misreads lines that TeX breaks
     if done.returncode:
         faults = [line for line in done.stdout.splitlines() if re.match(r"!|\S+:\d+:", line)]
         sys.exit("report/build.py: LaTeX failed: " + " ".join(faults[:2] or done.stdout.splitlines()[-3:]))
