@@ -300,7 +300,7 @@ def parse_args(argv=None):
     for name, (default, _, least, most, text) in NUMBERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help=f"{text}, {least} to {most}")
     parser.add_argument("--schedule", choices=("constant", "linear"), default="constant", help="linear: ends at 0")
-    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="in training")
+    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="of products")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
     parser.add_argument("--resume", action="store_true", help="continue the run of this name where it stopped")
     parser.add_argument("--run-name", help="default: gan_<dataset>, cgan_<dataset>, gan_mlp_<dataset>, ...")

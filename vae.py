@@ -294,7 +294,7 @@ def parse_args(argv=None):
         parser.add_argument(flag, type=kind, default=default, help=f"{text}, {least} to {most}")
     parser.add_argument("--schedule", choices=("constant", "linear"), help="linear: the last 30 %% fall to 0")
     parser.add_argument("--prior", choices=("normal", "mixture"), help="of samples; a mixture is fitted to the codes")
-    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="in training")
+    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="of products")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
     parser.add_argument("--resume", action="store_true", help="continue the run of this name where it stopped")
     parser.add_argument("--run-name", help="default: vae_<dataset>")
