@@ -67,9 +67,13 @@ class Discriminator(nn.Module):
             self.layers = nn.Sequential(nn.Unflatten(1, (-1, 28, 28)), *sum(hidden, ()), nn.Flatten(),
                                         nn.Linear(128 * 3 * 3, output_dim + (num_labels or 0)))
 
+    def scores(self, x, labels=None):
+        """Logits (B, 1), and logits of the classes (Odena et al. 2017, arXiv:1610.09585): (B, 10), or of mlp (B, 0)."""
+        rows = self.layers(torch.cat((x, self.embedding(labels)), 1) if self.embedding else x)
+        return rows[:, :1] + (rows[:, 1:].gather(1, labels[:, None]) if rows.shape[1] > 1 else 0), rows[:, 1:]
+
     def forward(self, x, labels=None):
-        logits = self.layers(torch.cat((x, self.embedding(labels)), 1) if self.embedding else x)
-        return logits[:, :1] + logits[:, 1:].gather(1, labels[:, None]) if logits.shape[1] > 1 else logits
+        return self.scores(x, labels)[0]
 
 
 def draw_noise(count, device):
@@ -84,13 +88,16 @@ def r1_penalty(discriminator, images, labels):
     return gradient.pow(2).sum(1).mean() / 2
 
 
-def train_discriminator(batch_size, images, labels, generator, discriminator, optimizer, real=1.0, r1=0.0, bf16=False):
-    """One step of D, up log D(x) + log(1 - D(G(z))), on as many x as z; `real`: target of D(x). Its loss without R1."""
+def train_discriminator(batch_size, images, labels, generator, discriminator, optimizer, real=1.0, r1=0.0,
+                        classifier=0.0, bf16=False):
+    """One step of D, up log D(x) + log(1 - D(G(z))), on as many x as z; `real`: target of D(x). Its loss in this."""
     z, y = draw_noise(batch_size, images.device)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         fakes = generator(z, y).detach().to(images.dtype)  # no gradient of this step reaches G
-        on_real, on_fake = discriminator(torch.cat((images, fakes)), torch.cat((labels, y))).float().split(batch_size)
+        logits, classes = discriminator.scores(torch.cat((images, fakes)), torch.cat((labels, y)))
         penalty = r1 * r1_penalty(discriminator, images, labels) if r1 else 0
+    penalty += classifier * nn.functional.cross_entropy(classes[:batch_size].float(), labels) if classifier else 0
+    on_real, on_fake = logits.float().split(batch_size)
     loss = (nn.functional.binary_cross_entropy_with_logits(on_real, torch.full_like(on_real, real))
             + nn.functional.binary_cross_entropy_with_logits(on_fake, torch.zeros_like(on_fake)))
     optimizer.zero_grad()
@@ -99,14 +106,15 @@ def train_discriminator(batch_size, images, labels, generator, discriminator, op
     return loss.detach()
 
 
-def train_generator(batch_size, generator, discriminator, optimizer, bf16=False):
-    """One step of G, up log D(G(z)), whose gradient does not vanish while D is sure of its fakes: its average loss."""
+def train_generator(batch_size, generator, discriminator, optimizer, classifier=0.0, bf16=False):
+    """One step of G, up log D(G(z)), whose gradient does not vanish while D is sure of its fakes: its loss in this."""
     z, labels = draw_noise(batch_size, next(generator.parameters()).device)
     with torch.autocast(z.device.type, torch.bfloat16, enabled=bf16):
-        logits = discriminator(generator(z, labels), labels).float()
+        logits, classes = (part.float() for part in discriminator.scores(generator(z, labels), labels))
     loss = nn.functional.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+    penalty = classifier * nn.functional.cross_entropy(classes, labels) if classifier else 0
     optimizer.zero_grad()
-    loss.backward(inputs=list(generator.parameters()))  # D gets no gradients here, and their computation is saved
+    (loss + penalty).backward(inputs=list(generator.parameters()))  # D gets no gradients here, which saves time
     optimizer.step()
     return loss.detach()
 
@@ -202,12 +210,13 @@ def claim(path, out_dir):
 
 
 def build(args, device):
-    """[generator, discriminator, the generator's moving average, both optimisers (whose rates `train` sets)]."""
+    """[generator, discriminator, the generator's moving average, both optimisers]."""
     num_labels = 10 if args.conditional else None
     nets = Generator(NOISE, PIXELS, num_labels, args.arch), Discriminator(PIXELS, 1, num_labels, args.arch)
     nets = [net.to(device, memory_format=torch.channels_last) for net in nets]  # a tenth faster on a CPU
     mean = AveragedModel(nets[0], multi_avg_fn=get_ema_multi_avg_fn(args.ema), use_buffers=True)
-    return [*nets, mean, *(torch.optim.Adam(net.parameters(), betas=(args.beta1, 0.999), fused=True) for net in nets)]
+    return [*nets, mean, *(torch.optim.Adam(net.parameters(), lr, betas=(args.beta1, 0.999), fused=True)
+                           for net, lr in zip(nets, (args.lr_g, args.lr_d)))]
 
 
 def train(gan, images, labels, args, epoch, total, bar):
@@ -216,16 +225,14 @@ def train(gan, images, labels, args, epoch, total, bar):
     discriminator.train()  # dropout on again, after the tests of the epoch before
     torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on nothing before it but the state of `gan`
     portions = torch.randperm(len(images)).to(images.device).split(args.batch_size * args.d_steps)
-    g_losses, d_losses, bf16 = [], [], args.precision == "bfloat16"
-    for step, portion in zip(range((epoch - 1) * len(portions), total), portions):  # --updates can end within an epoch
-        for optimizer, lr in zip(optimizers, (args.lr_g, args.lr_d)):
-            optimizer.param_groups[0]["lr"] = lr * min(1, 2 - 2 * step / total) if args.schedule == "linear" else lr
+    g_losses, d_losses, more = [], [], (args.classifier, args.precision == "bfloat16")
+    for portion in portions[:total - (epoch - 1) * len(portions)]:  # --updates can end within an epoch
         for batch in portion.split(args.batch_size):
             r1 = 0 if len(d_losses) % 8 else 8 * args.r1  # every 8th time, 8-fold: the same in the mean, for less
             d_losses.append(train_discriminator(len(batch), images[batch], labels[batch], generator, discriminator,
-                                                optimizers[1], args.label_smoothing, r1, bf16))
+                                                optimizers[1], args.label_smoothing, r1, *more))
         for _ in range(args.g_steps):
-            g_losses.append(train_generator(args.batch_size, generator, discriminator, optimizers[0], bf16))
+            g_losses.append(train_generator(args.batch_size, generator, discriminator, optimizers[0], *more))
             average.update_parameters(generator)
         bar.update()
     return {"g_loss": torch.stack(g_losses).mean().item(), "d_loss": torch.stack(d_losses).mean().item(),
@@ -244,13 +251,6 @@ def test(gan, images, labels, args):
     z, fake_labels = draw_noise(2000, images.device)
     pairs = {"d_real": (images[:2000], labels[:2000]), "d_fake": (evaluate(gan[2], z, fake_labels), fake_labels)}
     return {name: evaluate(gan[1], *pair).sigmoid().mean().item() for name, pair in pairs.items()}
-
-
-def label_verdicts(discriminator, images, labels):
-    """{d_right, d_wrong}: mean D of test images under their own label, and under the nine others."""
-    d = torch.cat([evaluate(discriminator, images, torch.full_like(labels, k)).sigmoid() for k in range(10)], 1)
-    right = nn.functional.one_hot(labels, 10).bool()  # (N, 10), as d
-    return {"d_right": d[right].mean().item(), "d_wrong": d[~right].mean().item()}
 
 
 def pictures(generator, args, device):
@@ -286,6 +286,7 @@ NUMBERS = {  # name: (default of mlp, the handed-out one, default of conv, least
     "label_smoothing": (1.0, 1.0, 0.5, 1, "target of D on real images; 1 is off"),
     "ema": (0.0, 0.995, 0, 0.99999, "decay of the generator's moving average, which is sampled; 0 is off"),
     "r1": (0.0, 0.5, 0, 1e6, "gamma of the R1 penalty; 0 is off"),
+    "classifier": (0.0, 0.05, 0, 1e6, "weight of the cross-entropy of D's class logits; 0 is off"),
     "seed": (1, 1, 0, 2**31, "seed of every random number"),
 }
 
@@ -299,7 +300,6 @@ def parse_args(argv=None):
     parser.add_argument("--conditional", action="store_true", help="tell both nets the labels")
     for name, (default, _, least, most, text) in NUMBERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help=f"{text}, {least} to {most}")
-    parser.add_argument("--schedule", choices=("constant", "linear"), default="constant", help="linear: ends at 0")
     parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="of products")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
     parser.add_argument("--resume", action="store_true", help="continue the run of this name where it stopped")
@@ -307,9 +307,11 @@ def parse_args(argv=None):
     for flag, folder in (("--data-dir", "data"), ("--out-dir", "plots"), ("--runs-dir", "runs")):
         parser.add_argument(flag, type=Path, default=HERE / folder, help=f"default: {folder}, beside this script")
     argv = sys.argv[1:] if argv is None else argv
-    conv = parser.parse_args(argv).arch == "conv"
-    parser.set_defaults(**{name: row[conv] for name, row in NUMBERS.items()})
+    conv, conditional = (args := parser.parse_args(argv)).arch == "conv", args.conditional
+    parser.set_defaults(**{name: row[conv and (conditional or name != "classifier")] for name, row in NUMBERS.items()})
     args = parser.parse_args(argv)
+    if args.classifier and not (conv and conditional):
+        parser.error("--classifier needs --conditional and --arch conv")
     for name, (_, _, least, most, _) in NUMBERS.items():
         if not least <= (value := getattr(args, name)) <= most:
             parser.error(f"--{name.replace('_', '-')} {value} is not between {least} and {most}")
@@ -384,15 +386,13 @@ def main(argv=None):
         with replacing(args.runs_dir / f"{args.run_name}_samples.npz") as part:
             np.savez_compressed(part, images=images.cpu(), **({"labels": labels.cpu()} if args.conditional else {}))
         names = "0123456789" if args.dataset == "mnist" else torchvision.datasets.FashionMNIST.classes
-        for kind, images in pictures(gan[2], args, device).items():
-            first = {"after epoch 1": state["first"]} if kind == "samples" else {}
-            grids = first | {f"after epoch {state['epoch']}": images}
+        for kind, last in pictures(gan[2], args, device).items():
+            grids = {"after epoch 1": state["first"]} if kind == "samples" else {}
+            grids[f"after epoch {state['epoch']}"] = last
             draw_grids(Path(f"{stem}_{kind}.pdf"), grids, names * args.conditional)
-        values = label_verdicts(gan[1], *data[2:]) if args.conditional else {}
-        values |= {name: sum(curve) if "updates" in name else curve[-1] for name, curve in state["curves"].items()}
-        numbers = {name: (value, "d" if "updates" in name else ".3f") for name, value in values.items()}
+        numbers = {name: (sum(c), "d") if "updates" in name else (c[-1], ".3f") for name, c in state["curves"].items()}
         write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"])
-        print(f"D(test images) {values['d_real']:.2f}, D(fakes) {values['d_fake']:.2f}; record and figures: {stem}*")
+        print(f"D(test) {numbers['d_real'][0]:.2f}, D(fakes) {numbers['d_fake'][0]:.2f}; record and figures: {stem}*")
 
 
 if __name__ == "__main__":
