@@ -54,6 +54,9 @@ class Table(nn.Module):
         self.calls.append((x, labels))
         return self.values[:len(x)] + 0 * x.sum(1, keepdim=True)
 
+    def scores(self, x, labels=None):  # of a discriminator: a row is a logit, then the logits of the classes
+        return self(x, labels).tensor_split((1,), 1)
+
 
 def test_handed_out_nets_have_their_sizes():
     generator, discriminator = gan.Generator(100, 784, None), gan.Discriminator(784)
@@ -130,12 +133,63 @@ def test_losses_are_the_textbook_ones(real):
     assert loss.item() == pytest.approx(-(log(4 / 5) + log(1 / 2)) / 2, rel=1e-6) and not loss.requires_grad
 
 
+def test_scores_are_the_logit_under_each_label():
+    images, labels = batch()
+    *_, discriminator = pair("conv", 10)[:2]
+    logits, classes = discriminator.scores(images, labels)
+    assert classes.shape == (16, 10) and torch.equal(logits, discriminator(images, labels))
+    for k in range(10):  # the projection adds the logit of the class to one that all classes share
+        shared = logits - classes.gather(1, labels[:, None])
+        under_k = discriminator(images, torch.full_like(labels, k))
+        assert torch.allclose(under_k, shared + classes[:, k:k + 1], atol=1e-6)
+    for other in (pair("conv")[1], pair("mlp", 10)[1]):
+        assert other.scores(images, labels)[1].shape == (16, 0)
+
+
+def test_classifier_adds_the_cross_entropy_of_real_images_for_d_and_of_fakes_for_g():
+    images, labels = batch(2)  # labels 0 and 1
+    rows = [[0.0] + [float(k == c) for k in range(10)] for c in (0, 3, 5, 7)]  # two real images, two fakes
+    sure, even = np.e / (np.e + 9), 1 / (np.e + 9)  # softmax of a logit of 1 among nine of 0
+    steps = {}
+    for weight in (0.0, 0.5):
+        discriminator, generator = Table(rows), Table(torch.zeros(2, 784).tolist())
+        sgd = torch.optim.SGD(discriminator.parameters(), 0.0)
+        steps[weight] = gan.train_discriminator(2, images, labels, generator, discriminator, sgd, classifier=weight)
+        gradient = discriminator.values.grad
+        expected = torch.zeros(4, 10)
+        for row, told, label in ((0, 0, 0), (1, 3, 1)):
+            expected[row] = weight / 2 * even
+            expected[row, told] = weight / 2 * sure
+            expected[row, label] -= weight / 2
+        assert torch.allclose(gradient[:, 1:], expected, atol=1e-6)
+        assert gradient[:, 0].tolist() == pytest.approx([-0.25, -0.25, 0.25, 0.25])
+        torch.manual_seed(3)
+        generator = Table(torch.zeros(2, 784).tolist())
+        steps["g", weight] = gan.train_generator(2, generator, discriminator,
+                                                 torch.optim.SGD(generator.parameters(), 0.0), classifier=weight)
+    assert steps[0.0] == steps[0.5] and steps["g", 0.0] == steps["g", 0.5]  # what is returned is the GAN's part
+
+
+def test_classifier_pulls_the_generator_to_images_of_the_label():
+    class Linear(nn.Module):
+        def scores(self, x, labels):  # no verdict of its own; the class logits are the first ten pixels
+            return 0 * x[:, :1], x[:, :10]
+
+    generator = Table(torch.zeros(4, 784).tolist())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gan, "draw_noise", lambda count, _: (torch.zeros(4, 784), torch.tensor((0, 1, 1, 9))))
+        gan.train_generator(4, generator, Linear(), torch.optim.SGD(generator.parameters(), 1.0), classifier=2.0)
+    step = torch.full((4, 10), -0.1) + nn.functional.one_hot(torch.tensor((0, 1, 1, 9)), 10)
+    assert torch.allclose(generator.values[:, :10], 2.0 / 4 * step, atol=1e-6) and not generator.values[:, 10:].any()
+
+
 @both
 def test_a_step_changes_one_net_only(arch):
     images, labels = batch()
     generator, discriminator, adam_g, adam_d = pair(arch, 10)
     before_g, before_d = weights(generator), weights(discriminator)
-    gan.train_discriminator(16, images, labels, generator, discriminator, adam_d, r1=1.0)
+    weight = 1.0 * (arch == "conv")
+    gan.train_discriminator(16, images, labels, generator, discriminator, adam_d, r1=1.0, classifier=weight)
     assert equal({name: dict(generator.named_parameters())[name] for name in before_g
                   if name in dict(generator.named_parameters())}, before_g)
     moved = {name for name, tensor in generator.state_dict().items() if not torch.equal(tensor, before_g[name])}
@@ -145,7 +199,7 @@ def test_a_step_changes_one_net_only(arch):
 
     before_d = weights(discriminator)
     adam_d.zero_grad()
-    gan.train_generator(16, generator, discriminator, adam_g)
+    gan.train_generator(16, generator, discriminator, adam_g, classifier=weight)
     assert equal(before_d, discriminator.state_dict())
     assert all(p.grad is None and p.requires_grad for p in discriminator.parameters())
     changed = [not torch.equal(p, before_g[name]) for name, p in generator.named_parameters()]
@@ -220,13 +274,14 @@ def test_average_is_the_moving_mean_and_off_at_zero():
 
 def test_evaluated_average_is_as_good_as_in_training_mode(glyph_dir):
     """BatchNorm with averaged statistics gives the images that the statistics of a large batch give."""
-    args = settings("--conditional", "--epochs", "12", "--batch-size", "64", "--ema", "0.9", "--precision", "float32",
-                    "--lr-g", "5e-4", "--lr-d", "5e-4", "--schedule", "linear")  # weights stand still after 60 steps
+    args = settings("--conditional", "--epochs", "12", "--batch-size", "64", "--ema", "0.9", "--precision", "float32")
     images, labels, *_ = gan.load_dataset("mnist", glyph_dir)
     images, labels = images.view(-1, 784).float() / 127.5 - 1, labels.long()
     torch.manual_seed(0)
     nets = gan.build(args, torch.device("cpu"))
     for epoch in range(1, args.epochs + 1):
+        for adam in nets[3:]:  # the rates fall, so that the weights stand still at the end
+            adam.param_groups[0]["lr"] = 5e-4 * min(1, 2 - 2 * epoch / (args.epochs + 1))
         gan.train(nets, images, labels, args, epoch, args.epochs * 5, gan.tqdm(disable=True))
     z, labels = gan.draw_noise(500, "cpu")
     evaluated = gan.evaluate(nets[2], z, labels)
@@ -250,23 +305,25 @@ def test_counts_of_updates(glyph_dir, tmp_path, monkeypatch, flags, expected):
     assert (sum(curves["g_updates"]), sum(curves["d_updates"])) == expected
 
 
-@pytest.mark.parametrize("schedule, rates", [("constant", [0.1] * 10),
-                                             ("linear", [0.1] * 6 + [0.08, 0.06, 0.04, 0.02])])
-def test_schedule_penalty_and_targets_reach_the_steps(monkeypatch, schedule, rates):
-    seen = []
+def test_rates_penalties_and_targets_reach_the_steps(monkeypatch):
+    seen, seen_by_g = [], []
 
     def watch(*arguments):
         seen.append((arguments[5].param_groups[0]["lr"], *arguments[6:]))
         return torch.zeros(())
 
+    def watch_g(*arguments):
+        seen_by_g.append((arguments[3].param_groups[0]["lr"], *arguments[4:]))
+        return torch.zeros(())
+
     monkeypatch.setattr(gan, "train_discriminator", watch)
-    monkeypatch.setattr(gan, "train_generator", lambda *_: torch.zeros(()))
-    args = settings("--lr-d", "0.1", "--r1", "0.5", "--label-smoothing", "0.9", "--batch-size", "10", "--precision",
-                    "float32", "--epochs", "1", "--schedule", schedule)
+    monkeypatch.setattr(gan, "train_generator", watch_g)
+    args = settings("--conditional", "--lr-d", "0.1", "--lr-g", "0.2", "--r1", "0.5", "--label-smoothing", "0.9",
+                    "--batch-size", "10", "--precision", "float32", "--epochs", "1", "--classifier", "0.3")
     gan.train(gan.build(args, torch.device("cpu")), *batch(100), args, 1, 10, gan.tqdm(disable=True))
-    assert [lr for lr, *_ in seen] == pytest.approx(rates)
-    assert [r1 for *_, r1, _ in seen] == [4.0] + [0] * 7 + [4.0, 0]
-    assert {(real, bf16) for _, real, _, bf16 in seen} == {(0.9, False)}
+    assert [r1 for _, _, r1, *_ in seen] == [4.0] + [0] * 7 + [4.0, 0]
+    assert {(lr, real, *more) for lr, real, _, *more in seen} == {(0.1, 0.9, 0.3, False)}
+    assert set(seen_by_g) == {(0.2, 0.3, False)} and len(seen_by_g) == 10
 
 
 def test_an_epoch_shows_every_image_once_with_its_label_and_dropout_on(monkeypatch):
@@ -289,21 +346,12 @@ def test_an_epoch_shows_every_image_once_with_its_label_and_dropout_on(monkeypat
     assert orders[0] == orders[2] != orders[1]
 
 
-def test_label_verdicts_on_a_discriminator_that_is_known():
-    class Known(nn.Module):
-        def forward(self, x, labels):  # x holds the true class; sure of the right label, half sure of any other
-            return torch.where(x[:, :1] == labels[:, None], 100.0, 0.0)
-
-    labels = torch.tensor([0, 1, 1, 7])
-    numbers = gan.label_verdicts(Known(), labels[:, None].float().expand(4, 784), labels)
-    assert numbers == pytest.approx({"d_right": 1.0, "d_wrong": 0.5})
-
-
 def test_defaults_of_both_architectures():
     conv, mlp = settings("--conditional"), settings("--arch", "mlp", "--dataset", "mnist")
     assert (conv.run_name, mlp.run_name) == ("cgan_fashion", "gan_mlp_mnist")
     assert (mlp.epochs, mlp.batch_size, mlp.lr_g, mlp.lr_d, mlp.beta1) == (24, 64, 2e-4, 2e-4, 0.9)
-    assert (mlp.ema, mlp.r1, mlp.schedule, mlp.label_smoothing) == (0, 0, "constant", 1) and conv.schedule == "constant"
+    assert (mlp.ema, mlp.r1, mlp.classifier, mlp.label_smoothing) == (0, 0, 0, 1)
+    assert conv.classifier > 0 == settings().classifier == settings("--arch", "mlp", "--conditional").classifier
     assert settings("--arch", "mlp", "--lr-g", "0.5").lr_g == 0.5
 
 
@@ -357,7 +405,7 @@ def test_a_conditional_run_and_its_continuation_are_the_same(glyph_dir, tmp_path
         assert file.read_bytes() == (parts / "plots" / file.name).read_bytes()
     assert {file.name for file in (whole / "plots").iterdir()} == {f"cgan_fashion{end}" for end in (
         ".json", "_samples.pdf", "_same_noise.pdf")}
-    assert {"d_real", "d_fake", "g_updates", "d_updates", "d_right", "d_wrong"} < set(record["numbers"])
+    assert {"d_real", "d_fake", "g_loss", "d_loss", "g_updates", "d_updates"} == set(record["numbers"])
     samples = np.load(whole / "runs" / "cgan_fashion_samples.npz")
     assert samples["images"].shape == (200, 28, 28) and samples["images"].dtype == np.uint8
     assert set(samples["labels"].tolist()) == set(range(10))

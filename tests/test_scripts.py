@@ -90,7 +90,8 @@ BAD += [("gan.py", flags) for flags in (
     ["--lr-d", "inf"], ["--g-steps", "0"], ["--d-steps", "-2"], ["--beta1", "1"], ["--beta1", "-0.5"],
     ["--label-smoothing", "2"],
     ["--label-smoothing", "0"], ["--ema", "1"], ["--ema", "nan"], ["--r1", "-1"], ["--seed", "-1"],
-    ["--schedule", "cosine"], ["--precision", "float16"], ["--run-name", "../up"],
+    ["--classifier", "0.1"], ["--classifier", "0.1", "--conditional", "--arch", "mlp"],
+    ["--classifier", "-1", "--conditional"], ["--precision", "float16"], ["--run-name", "../up"],
     ["--conditional", "yes"], ["--g-step", "2"], ["file.txt"])]
 BAD += [("p5_compare.py", flags) for flags in (["--dataset", "cifar"], ["--epochs", "0"], ["--epochs", "ten"],
                                                ["--seed", "-1"], ["--cas"], ["--epoch", "3"], ["--no-such-flag"])]
