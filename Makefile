@@ -31,7 +31,7 @@ results: .venv/run
 AGAIN = $$(test -e runs/$(3)_seed$$seed.pt && echo --resume)
 SEEDS = for seed in $(1); do $(PY) $(2) --seed $$seed --run-name $(3)_seed$$seed --out-dir plots/sweep $(AGAIN) || exit; done
 GAN_LEVER = $(call SEEDS,1 2 3,gan.py --conditional --epochs 1 $(2),lever_cgan_$(1))
-VAE_LEVER = $(call SEEDS,1 2 3,vae.py --dataset fashion --epochs 10 --warmup 3 $(2),lever_vae_$(1))
+VAE_LEVER = $(call SEEDS,1 2 3,vae.py --dataset fashion --epochs 10 --warmup 5 $(2),lever_vae_$(1))
 SCHEME = $(call SEEDS,1 2 3,gan.py --arch mlp --updates 5000 $(2),sweep_$(1))
 LONG = $(PY) gan.py --arch mlp $(2) --run-name sweep_long_$(1) --out-dir plots/sweep
 sweeps: .venv/run
@@ -50,22 +50,21 @@ sweeps: .venv/run
 	$(call GAN_LEVER,whole,)
 	$(call SEEDS,1 2 3,gan.py --epochs 1,lever_cgan_no_labels)
 	$(call GAN_LEVER,no_convolutions,--arch mlp --lr-g 1e-3 --lr-d 1e-3 --beta1 0 --ema 0.995 --r1 0.5)
+	$(call GAN_LEVER,no_classifier,--classifier 0)
 	$(call GAN_LEVER,no_ema,--ema 0)
 	$(call GAN_LEVER,no_r1,--r1 0)
 	$(call GAN_LEVER,momentum,--beta1 0.5)
 	$(call GAN_LEVER,low_rate,--lr-g 2e-4 --lr-d 2e-4)
-	$(call VAE_LEVER,whole,--beta 1)
-	$(call VAE_LEVER,no_warmup,--beta 1 --warmup 0)
-	$(call VAE_LEVER,one_layer,--beta 1 --layers 1)
-	$(call VAE_LEVER,constant_rate,--beta 1 --schedule constant)
-	$(call VAE_LEVER,batch_128,--beta 1 --batch-size 128)
-	$(call VAE_LEVER,width_400,--beta 1 --hidden-dim 400)
+	$(call VAE_LEVER,whole,)
+	$(call VAE_LEVER,full_weight,--beta 1)
+	$(call VAE_LEVER,no_warmup,--warmup 0)
+	$(call VAE_LEVER,one_layer,--layers 1)
+	$(call VAE_LEVER,constant_rate,--schedule constant)
+	$(call VAE_LEVER,batch_128,--batch-size 128)
+	$(call VAE_LEVER,width_400,--hidden-dim 400)
 	$(PY) vae.py --epochs 60 --batch-size 64 --hidden-dim 512 --layers 2 --schedule linear --warmup 10 \
 		--prior mixture --run-name vae_mnist_best --out-dir plots/sweep
 	$(PY) p5_compare.py
-	$(PY) p5_compare.py 'gan_fashion*' 'cgan_fashion*' 'lever_cgan_*' vae_fashion_handout --cas none \
-		--out-dir plots/sweep/gans
-	$(PY) p5_compare.py 'lever_vae_*' 'normal_lever_vae_whole*' --out-dir plots/sweep/levers
 	$(PY) gan.py --dataset mnist --out-dir plots/sweep
 	$(PY) gan.py --dataset mnist --conditional --out-dir plots/sweep
 	$(PY) p5_compare.py --dataset mnist

@@ -39,7 +39,7 @@ DEFAULTS = {  # MNIST keeps the handed-out settings, Fashion-MNIST has the best 
     "mnist": dict(run_name="vae_mnist", epochs=10, batch_size=128, hidden_dim=400, layers=1, schedule="constant",
                   beta=1.0, warmup=0, prior="normal"),
     "fashion": dict(run_name="vae_fashion", epochs=60, batch_size=64, hidden_dim=512, layers=2, schedule="linear",
-                    beta=0.5, warmup=10, prior="mixture"),
+                    beta=0.75, warmup=30, prior="mixture"),
 }
 
 
