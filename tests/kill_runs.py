@@ -39,7 +39,7 @@ FOLDERS = ["--data-dir", "../data", "--out-dir", "plots", "--runs-dir", "runs", 
 CASES = {  # name: (script, flags); the judge scores the samples that the first case leaves
     "vae": (vae, ["--epochs", "4", "--batch-size", "50", "--latent-dim", "3", "--prior", "mixture"]),
     "gan": (gan, ["--dataset", "mnist", "--arch", "mlp", "--epochs", "3", "--conditional", "--ema", "0.9"]),
-    "gan, convolutional": (gan, ["--dataset", "mnist", "--epochs", "2", "--batch-size", "100"]),
+    "gan, convolutional": (gan, ["--dataset", "mnist", "--epochs", "2", "--batch-size", "100", "--conditional"]),
     "p3_autoencoder": (p3_autoencoder, ["--epochs", "4"]),
     "p5_compare": (p5_compare, ["--dataset", "mnist", "--epochs", "2"]),
 }
