@@ -70,6 +70,9 @@ class Net(nn.Sequential):
     def forward(self, x, labels=None):
         return super().forward(x)
 
+    def scores(self, x, labels=None):  # of a discriminator, as gan.Discriminator's where it tells no classes
+        return self(x).tensor_split((1,), 1)
+
 
 def wide_generator(*_):
     """Noise (B, 100) -> images (B, 784): PyTorch-GAN's sizes, normalised in all but the first hidden layer."""
