@@ -39,13 +39,15 @@ sweeps: .venv/run
 	$(call SEEDS,1 2 3,vae.py --precision float32,vae_mnist_float32)
 	$(PY) vae.py --dataset fashion --run-name vae_fashion_handout --out-dir plots/sweep --epochs 20 --batch-size 128 \
 		--hidden-dim 400 --layers 1 --schedule constant --beta 1 --warmup 0 --prior normal
+	$(PY) vae.py --dataset fashion --beta 0.7 --run-name vae_fashion_beta_07 --out-dir plots/sweep
+	$(PY) vae.py --dataset fashion --beta 0.8 --run-name vae_fashion_beta_08 --out-dir plots/sweep
 	$(PY) vae.py --dataset fashion --beta 1 --run-name vae_fashion_beta_1 --out-dir plots/sweep
 	$(PY) vae.py --dataset fashion --epochs 100 --beta 1 --warmup 50 --hidden-dim 1024 \
 		--run-name vae_fashion_lowest --out-dir plots/sweep
 	$(PY) gan.py --arch mlp
 	$(PY) gan.py --arch mlp --conditional
 	$(call SEEDS,2 3 4 5,vae.py --dataset fashion,vae_fashion)
-	$(call SEEDS,2 3 4 5,gan.py,gan_fashion)
+	$(call SEEDS,2 3,gan.py,gan_fashion)
 	$(call SEEDS,2 3 4 5,gan.py --conditional,cgan_fashion)
 	$(call GAN_LEVER,whole,)
 	$(call SEEDS,1 2 3,gan.py --epochs 1,lever_cgan_no_labels)
@@ -53,7 +55,6 @@ sweeps: .venv/run
 	$(call GAN_LEVER,no_classifier,--classifier 0)
 	$(call GAN_LEVER,no_ema,--ema 0)
 	$(call GAN_LEVER,no_r1,--r1 0)
-	$(call GAN_LEVER,momentum,--beta1 0.5)
 	$(call GAN_LEVER,low_rate,--lr-g 2e-4 --lr-d 2e-4)
 	$(call VAE_LEVER,whole,)
 	$(call VAE_LEVER,full_weight,--beta 1)
@@ -61,12 +62,11 @@ sweeps: .venv/run
 	$(call VAE_LEVER,one_layer,--layers 1)
 	$(call VAE_LEVER,constant_rate,--schedule constant)
 	$(call VAE_LEVER,batch_128,--batch-size 128)
-	$(call VAE_LEVER,width_400,--hidden-dim 400)
 	$(PY) vae.py --epochs 60 --batch-size 64 --hidden-dim 512 --layers 2 --schedule linear --warmup 10 \
 		--prior mixture --run-name vae_mnist_best --out-dir plots/sweep
 	$(PY) p5_compare.py
 	$(PY) gan.py --dataset mnist --out-dir plots/sweep
-	$(PY) gan.py --dataset mnist --conditional --out-dir plots/sweep
+	$(PY) gan.py --dataset mnist --conditional --classifier 0 --out-dir plots/sweep
 	$(PY) p5_compare.py --dataset mnist
 	$(call SCHEME,base,--beta1 0.5)
 	$(call SCHEME,d1_g4,--beta1 0.5 --lr-d 1e-4 --lr-g 4e-4)

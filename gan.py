@@ -68,7 +68,7 @@ class Discriminator(nn.Module):
                                         nn.Linear(128 * 3 * 3, output_dim + (num_labels or 0)))
 
     def scores(self, x, labels=None):
-        """Logits (B, 1), and logits of the classes (Odena et al. 2017, arXiv:1610.09585): (B, 10), or of mlp (B, 0)."""
+        """Logits (B, 1), and ten that tell classes (Odena et al. 2017, arXiv:1610.09585); mlp or no labels: (B, 0)."""
         rows = self.layers(torch.cat((x, self.embedding(labels)), 1) if self.embedding else x)
         return rows[:, :1] + (rows[:, 1:].gather(1, labels[:, None]) if rows.shape[1] > 1 else 0), rows[:, 1:]
 
@@ -90,31 +90,31 @@ def r1_penalty(discriminator, images, labels):
 
 def train_discriminator(batch_size, images, labels, generator, discriminator, optimizer, real=1.0, r1=0.0,
                         classifier=0.0, bf16=False):
-    """One step of D, up log D(x) + log(1 - D(G(z))), on as many x as z; `real`: target of D(x). Its loss in this."""
+    """One step of D on as many x as z: GAN loss (`real`: target of D(x)), R1, cross-entropy at x. Returns the first."""
     z, y = draw_noise(batch_size, images.device)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         fakes = generator(z, y).detach().to(images.dtype)  # no gradient of this step reaches G
         logits, classes = discriminator.scores(torch.cat((images, fakes)), torch.cat((labels, y)))
-        penalty = r1 * r1_penalty(discriminator, images, labels) if r1 else 0
-    penalty += classifier * nn.functional.cross_entropy(classes[:batch_size].float(), labels) if classifier else 0
+        extra = r1 * r1_penalty(discriminator, images, labels) if r1 else 0
+    extra += classifier * nn.functional.cross_entropy(classes[:batch_size].float(), labels) if classifier else 0
     on_real, on_fake = logits.float().split(batch_size)
     loss = (nn.functional.binary_cross_entropy_with_logits(on_real, torch.full_like(on_real, real))
             + nn.functional.binary_cross_entropy_with_logits(on_fake, torch.zeros_like(on_fake)))
     optimizer.zero_grad()
-    (loss + penalty).backward()
+    (loss + extra).backward()
     optimizer.step()
     return loss.detach()
 
 
 def train_generator(batch_size, generator, discriminator, optimizer, classifier=0.0, bf16=False):
-    """One step of G, up log D(G(z)), whose gradient does not vanish while D is sure of its fakes: its loss in this."""
+    """One step of G: GAN loss (non-saturating, up log D(G(z))), cross-entropy of D's classes. Returns the first."""
     z, labels = draw_noise(batch_size, next(generator.parameters()).device)
     with torch.autocast(z.device.type, torch.bfloat16, enabled=bf16):
         logits, classes = (part.float() for part in discriminator.scores(generator(z, labels), labels))
     loss = nn.functional.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
-    penalty = classifier * nn.functional.cross_entropy(classes, labels) if classifier else 0
+    extra = classifier * nn.functional.cross_entropy(classes, labels) if classifier else 0
     optimizer.zero_grad()
-    (loss + penalty).backward(inputs=list(generator.parameters()))  # D gets no gradients here, which saves time
+    (loss + extra).backward(inputs=list(generator.parameters()))  # D gets no gradients here, which saves time
     optimizer.step()
     return loss.detach()
 
@@ -286,7 +286,7 @@ NUMBERS = {  # name: (default of mlp, the handed-out one, default of conv, least
     "label_smoothing": (1.0, 1.0, 0.5, 1, "target of D on real images; 1 is off"),
     "ema": (0.0, 0.995, 0, 0.99999, "decay of the generator's moving average, which is sampled; 0 is off"),
     "r1": (0.0, 0.5, 0, 1e6, "gamma of the R1 penalty; 0 is off"),
-    "classifier": (0.0, 0.05, 0, 1e6, "weight of the cross-entropy of D's class logits; 0 is off"),
+    "classifier": (0.0, 0.05, 0, 1e6, "weight of D's class cross-entropy, for --conditional with conv; 0 is off"),
     "seed": (1, 1, 0, 2**31, "seed of every random number"),
 }
 

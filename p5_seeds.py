@@ -1,4 +1,4 @@
-"""Problems 4.3, 5.3 and 5.5 over seeds: what p5_compare.py measured of runs that differ in one setting, with spread.
+"""Problems 4.3, 5.3 and 5.5 over seeds: what p5_compare.py measured of families of runs, their spread and changes.
 
     python p5_seeds.py
 
@@ -31,14 +31,15 @@ SCHEMES = {  # 5.3, the handed-out nets: every family but the first differs from
     "sweep_beta1_0": "beta1 0", "sweep_beta1_09": "beta1 0.9, handed out", "sweep_batch_256": "batch 256",
     "sweep_smoothing": "label smoothing 0.9"}
 LEVERS = {  # short runs of the Conditional GAN and of the VAE: whole, and with one part of the recipe taken away
-    "lever_cgan": ("no_labels", "no_convolutions", "no_classifier", "no_ema", "no_r1", "momentum", "low_rate"),
-    "lever_vae": ("full_weight", "no_warmup", "one_layer", "constant_rate", "batch_128", "width_400")}
+    "lever_cgan": ("no_labels", "no_convolutions", "no_classifier", "no_ema", "no_r1", "low_rate"),
+    "lever_vae": ("full_weight", "no_warmup", "one_layer", "constant_rate", "batch_128")}
 YARDSTICK = "vae_fashion_handout"  # the run whose Frechet distance is the unit of the measure yardstick
 BASES = (dict.fromkeys(SCHEMES, "sweep_base") | {"gan_fashion": "gan_fashion", "cgan_fashion": "gan_fashion"}
          | {"normal_vae_fashion": "normal_vae_fashion", "vae_fashion": "normal_vae_fashion"}
          | {"normal_lever_vae_whole": "lever_vae_whole"}  # the prior taken away: same decoder, z ~ N(0, I)
-         | {f"{net}_{part}": f"{net}_whole" for net, parts in LEVERS.items() for part in ("whole", *parts)})
-JUDGED = {  # scored by a judge of their own, in this record; what the judge of all else said is in p5_compare.json
+         | {f"{net}_{part}": f"{net}_whole" for net, parts in LEVERS.items() for part in ("whole", *parts)}
+         | dict.fromkeys(("lever_cgan_no_labels", "lever_cgan_no_convolutions"), "lever_cgan_no_classifier"))
+JUDGED = {  # scored where they were trained, by that machine's judge, in this record; all else: p5_compare.json
     "sweep/p5_compare_part.json": {*SCHEMES}}
 MEASURES = {"frechet_ratio": ".1f", "yardstick": ".3f", "frechet_train": ".2f", "precision": ".3f", "recall": ".3f",
             "density": ".3f", "coverage": ".3f", "tv": ".3f", "smallest_share": ".3f", "diversity": ".3f",
@@ -81,7 +82,7 @@ def read_families(plots):
                               "run make sweeps")
             for seed, row in families[family].items():
                 run = family.removeprefix("normal_") + f"_seed{seed}" * (f"{family}/frechet" not in judged or seed > 1)
-                found = next(plots.rglob(f"{run}.json"), plots / "sweep" / f"{run}.json")
+                found = plots / ("sweep" if (plots / f"sweep/{run}.json").exists() else "") / f"{run}.json"
                 row |= read(found, read_numbers) | {"smallest_share": min(row[f"share_{c}"] for c in range(10))}
                 if f"{YARDSTICK}/frechet" in judged:
                     row["yardstick"] = row["frechet"] / judged[f"{YARDSTICK}/frechet"]

@@ -215,6 +215,7 @@ def weights_after(*flags, epoch=1):
 def test_the_kl_grows_to_its_weight():
     quarter, _ = weights_after("--beta", "0.25")
     assert torch.equal(weights_after("--warmup", "4")[0], quarter)
+    assert torch.equal(weights_after("--beta", "0.5", "--warmup", "2")[0], quarter)  # half of its weight, not of 1
     assert not torch.equal(weights_after("--warmup", "4", epoch=4)[0], weights_after(epoch=1)[0])  # another order
     assert torch.equal(weights_after("--warmup", "4", epoch=5)[0], weights_after(epoch=5)[0])
 
