@@ -386,9 +386,9 @@ def main(argv=None):
         with replacing(args.runs_dir / f"{args.run_name}_samples.npz") as part:
             np.savez_compressed(part, images=images.cpu(), **({"labels": labels.cpu()} if args.conditional else {}))
         names = "0123456789" if args.dataset == "mnist" else torchvision.datasets.FashionMNIST.classes
-        for kind, last in pictures(gan[2], args, device).items():
-            grids = {"after epoch 1": state["first"]} if kind == "samples" else {}
-            grids[f"after epoch {state['epoch']}"] = last
+        for kind, images in pictures(gan[2], args, device).items():
+            first = {"after epoch 1": state["first"]} if kind == "samples" else {}
+            grids = first | {f"after epoch {state['epoch']}": images}
             draw_grids(Path(f"{stem}_{kind}.pdf"), grids, names * args.conditional)
         numbers = {name: (sum(c), "d") if "updates" in name else (c[-1], ".3f") for name, c in state["curves"].items()}
         write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"])

@@ -30,7 +30,8 @@ SCHEMES = {  # 5.3, the handed-out nets: every family but the first differs from
     "sweep_g_5": "steps D : G 1 : 5", "sweep_d_2": "steps D : G 2 : 1", "sweep_d_5": "steps D : G 5 : 1",
     "sweep_beta1_0": "beta1 0", "sweep_beta1_09": "beta1 0.9, handed out", "sweep_batch_256": "batch 256",
     "sweep_smoothing": "label smoothing 0.9"}
-LEVERS = {  # short runs of the Conditional GAN and of the VAE: whole, and with one part of the recipe taken away
+LEVERS = {  # short runs of the Conditional GAN and of the VAE: whole, and with one part of the recipe taken away;
+    # those without labels or without convolutions have no classifier either, so BASES compares them with no_classifier
     "lever_cgan": ("no_labels", "no_convolutions", "no_classifier", "no_ema", "no_r1", "low_rate"),
     "lever_vae": ("full_weight", "no_warmup", "one_layer", "constant_rate", "batch_128")}
 YARDSTICK = "vae_fashion_handout"  # the run whose Frechet distance is the unit of the measure yardstick

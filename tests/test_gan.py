@@ -135,11 +135,11 @@ def test_losses_are_the_textbook_ones(real):
 
 def test_scores_are_the_logit_under_each_label():
     images, labels = batch()
-    *_, discriminator = pair("conv", 10)[:2]
+    discriminator = pair("conv", 10)[1]
     logits, classes = discriminator.scores(images, labels)
+    shared = logits - classes.gather(1, labels[:, None])  # the projection adds the logit of the class to this one
     assert classes.shape == (16, 10) and torch.equal(logits, discriminator(images, labels))
-    for k in range(10):  # the projection adds the logit of the class to one that all classes share
-        shared = logits - classes.gather(1, labels[:, None])
+    for k in range(10):
         under_k = discriminator(images, torch.full_like(labels, k))
         assert torch.allclose(under_k, shared + classes[:, k:k + 1], atol=1e-6)
     for other in (pair("conv")[1], pair("mlp", 10)[1]):

@@ -88,6 +88,10 @@ def test_the_command_summarises_what_is_known(home, command):
     assert numbers["cgan_fashion/frechet_ratio/change_low"] == pytest.approx(np.exp(low), rel=1e-3)
     assert numbers["cgan_fashion/frechet_ratio/change_high"] == pytest.approx(np.exp(high), rel=1e-3)
     assert numbers["lever_cgan_no_ema/frechet_ratio/change"] == pytest.approx(np.exp((no_ema - whole).mean()))
+    no_labels, no_classifier = (np.log([ROWS[f"lever_cgan_no_{part}", seed]["frechet_ratio"] for seed in (1, 2, 3)])
+                                for part in ("labels", "classifier"))  # without labels there is no classifier either
+    assert numbers["lever_cgan_no_labels/frechet_ratio/change"] == pytest.approx(
+        np.exp((no_labels - no_classifier).mean()))
     for family in ("vae_fashion", "gan_fashion"):
         yard = [ROWS[family, seed]["frechet"] / 0.5 for seed in (1, 2, 3, 4)]
         assert numbers[f"{family}/yardstick/mean"] == pytest.approx(np.mean(yard))
