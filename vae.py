@@ -52,8 +52,7 @@ class VAE(nn.Module):
         self.deeper_encoder, self.deeper_decoder = (nn.Sequential(*(
             nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU()) for _ in range(layers - 1))) for _ in range(2))
         self.fc21, self.fc22 = (nn.Linear(hidden_dim, latent_dim) for _ in range(2))  # mean, log variance of q(z|x)
-        self.fc3 = nn.Linear(latent_dim, hidden_dim)
-        self.fc4 = nn.Linear(hidden_dim, PIXELS)
+        self.fc3, self.fc4 = nn.Linear(latent_dim, hidden_dim), nn.Linear(hidden_dim, PIXELS)
 
     def encode(self, x):
         """x (B, 784) in [0, 1] -> mean and log variance of q(z|x), each (B, latent)."""
@@ -82,11 +81,13 @@ def gaussian_kl(mu, logvar):
 def VAE_loss_function(recon_x, x, mu, logvar, beta=1.0):
     """Reconstruction + beta * KL in nats, summed over pixels and batch; beta = 1: -ELBO if pixels are 0 or 1.
 
-    recon_x: logits (B, 784); x: B images in [0, 1]; mu, logvar: (B, latent). With l = recon_x and the sigmoid s a pixel
-    costs -x log s(l) - (1 - x) log s(-l) = (1/2 - x) l + |l|/2 - log s(|l|), in which nothing underflows.
-    """  # F.binary_cross_entropy_with_logits is the same, but slow on a CPU for which PyTorch has no fast log1p
-    reconstruction = ((0.5 - x.view(-1, PIXELS)) * recon_x + recon_x.abs() / 2 - recon_x.abs().sigmoid().log()).sum()
-    return reconstruction + beta * gaussian_kl(mu, logvar)
+    recon_x: logits l (B, 784); x: B images in [0, 1]; mu, logvar: (B, latent). With the sigmoid s = s(l) a pixel costs
+    -x log s - (1 - x) log(1 - s) = l (s - x) + H(s), H the entropy of a coin, as l = log s - log(1 - s). The derivative
+    by s is 0, so s is held constant, and autograd has one product to derive: by l, s - x.
+    """
+    s = recon_x.detach().flatten().sigmoid()
+    entropy = -sum(p.dot(p.log().clamp(min=-100)) for p in (s, 1 - s))  # where p underflows, 0 log 0 is 0
+    return recon_x.flatten().dot(s - x.flatten()) + entropy + beta * gaussian_kl(mu, logvar)
 
 
 def fit_mixture(codes, count=100, steps=50):
@@ -206,7 +207,7 @@ def train(model, images, optimizer, args, epoch, bar):
     for step, batch in enumerate(batches):
         left = 1 - (epoch - 1 + step / len(batches)) / args.epochs if args.schedule == "linear" else 1
         optimizer.param_groups[0]["lr"] = args.lr * min(1, left / 0.3)
-        x = images[batch]
+        x = images.index_select(0, batch)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
             recon, mu, logvar = (part.float() for part in model(x))
         loss = VAE_loss_function(recon, x, mu, logvar, beta)
@@ -215,7 +216,7 @@ def train(model, images, optimizer, args, epoch, bar):
         optimizer.step()
         totals += torch.stack((loss.detach(), gaussian_kl(mu.detach(), logvar.detach())))
         if (step + 1) % args.log_interval == 0:
-            bar.set_postfix_str(f"epoch {epoch}, loss {loss.item() / len(x):.1f} nats")
+            bar.set_postfix_str(f"epoch {epoch}, loss {loss.item() / len(x):.1f} nats", refresh=False)
         bar.update()
     loss, kl = (totals / len(images)).tolist()
     return {"train_loss": loss + (1 - beta) * kl, "train_reconstruction": loss - beta * kl, "train_kl": kl}
@@ -366,7 +367,6 @@ def main(argv=None):
     with claim(args.runs_dir / f".lock-{args.run_name}", args.out_dir):
         avx = torch.cpu.get_capabilities().get("avx512_bf16")
         native = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else avx
-        # of products in training; all else is float32
         args.precision = {"auto": "bfloat16" if native else "float32"}.get(args.precision, args.precision)
         train_images, test_images = (x.to(device).view(-1, PIXELS).float().div_(255)
                                      for x in load_dataset(args.dataset, args.data_dir)[::2])

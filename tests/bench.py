@@ -3,15 +3,15 @@
     python tests/bench.py [--rows vae gan_conv linear] [--device cuda]    minutes, best on an idle machine
 
 The usual way is what public examples of VAEs and GANs do: a torchvision data set with transforms behind a DataLoader,
-`.item()` on every loss, plain Adam, float32, denormals kept; in a GAN D sees real and fake images in separate passes,
-one batch of fakes serves both nets, and the backward pass of G's loss also fills D's gradients. Ours is vae.train and
-gan.train on what vae.main and gan.main give them. In every round each way trains one chunk of batches; all numbers are
-medians over the rounds, ratios and shares of numbers of one round. A share is the time that the matrix products and
-convolutions of our step take alone, at its shapes and precision, over that of a step; the usual way's is by those of
-our float32. Memory is the peak of a child process that trains one chunk, Python and PyTorch included (on a GPU: what
-PyTorch allocated there). Also: whether the rate holds on six times the images, whether memory grows over the epochs,
-and the time from the command to the first batch beyond that of importing PyTorch. Prints a table, writes
-plots/bench.json and plots/bench_rates.pdf.
+`.item()` on every loss, plain Adam, float32, denormals kept; a VAE's loss takes F.binary_cross_entropy of the sigmoids;
+in a GAN D sees real and fake images in separate passes, one batch of fakes serves both nets, and the backward pass of
+G's loss also fills D's gradients. Ours is vae.train and gan.train on what vae.main and gan.main give them. In every
+round each way trains one chunk of batches; all numbers are medians over the rounds, ratios and shares of numbers of one
+round. A share is the time that the matrix products and convolutions of our step take alone, at its shapes and
+precision, over that of a step; the usual way's is by those of our float32. Memory is the peak of a child process that
+trains one chunk, Python and PyTorch included (on a GPU: what PyTorch allocated there). Also: whether the rate holds on
+six times the images, whether memory grows over the epochs, and the time from the command to the first batch beyond that
+of importing PyTorch. Prints a table, writes plots/bench.json and plots/bench_rates.pdf.
 """
 import argparse
 import collections
@@ -32,6 +32,7 @@ from unittest import mock
 
 import matplotlib.pyplot as plt
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -106,7 +107,8 @@ def usual_vae(model, settings, device, loader):
             x = x.to(device)
             optimizer.zero_grad()
             recon, mu, logvar = model(x)
-            loss = vae.VAE_loss_function(recon, x, mu, logvar, settings.beta)
+            reconstruction = F.binary_cross_entropy(recon.sigmoid(), x.view(-1, vae.PIXELS), reduction="sum")
+            loss = reconstruction + settings.beta * vae.gaussian_kl(mu, logvar)
             loss.backward()
             total += loss.item()
             optimizer.step()

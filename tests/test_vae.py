@@ -91,7 +91,7 @@ def test_test_is_seeded_and_leaves_beta_out():
 class Silent:
     """A progress bar that shows nothing."""
     def update(self): pass
-    def set_postfix_str(self, text): pass
+    def set_postfix_str(self, text, refresh): pass
 
 
 def test_train_reports_beta_one_whatever_beta_trains():
