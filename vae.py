@@ -186,15 +186,15 @@ def run(main):
 
 @contextlib.contextmanager
 def claim(path, out_dir):
-    """Hold the lock `path` until the block, or this process, ends in whatever way; OSError: another process has it."""
-    for folder in (path.parent, out_dir):
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # one not to be written is found now, not after training
-    with contextlib.closing(sqlite3.connect(path, timeout=0)) as lock:  # locks alike on every system
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.Error as error:
-            raise OSError(f"{path}: {error}: let the other run end, or name other --runs-dir and --out-dir") from error
+    """Lock `path`, and its name in `out_dir`, until the block, or the process, ends; OSError: another one holds it."""
+    with contextlib.ExitStack() as locks:
+        for lock in dict.fromkeys((path.resolve(), out_dir.resolve() / path.name)):  # one, where the folder is the same
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=lock.parent).close()  # one not to be written is found now, not after training
+            try:  # SQLite locks alike on every system
+                locks.enter_context(contextlib.closing(sqlite3.connect(lock, timeout=0))).execute("BEGIN EXCLUSIVE")
+            except sqlite3.Error as error:
+                raise OSError(f"{lock}: {error}: let the other run end, or name other --runs-dir, --out-dir") from error
         yield
 
 

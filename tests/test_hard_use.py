@@ -46,6 +46,13 @@ def test_a_second_run_of_the_same_name_is_told_and_overwrites_nothing(folders, t
     assert listing(tmp_path) == before
 
 
+@training
+def test_nor_does_one_with_another_folder_for_its_checkpoint(folders, tmp_path, fails, script):
+    with script.claim(tmp_path / f"elsewhere/.lock-{NAME[script]}", tmp_path / "plots"):
+        assert "let the other run end" in fails(script, [*QUICK[script], *folders], 1)
+    assert listing(tmp_path) == {}
+
+
 def test_a_second_judge_of_the_same_data_set_is_told(folders, tmp_path, fails):
     with p5_compare.claim(tmp_path / "runs/.lock-p5_compare_mnist", tmp_path):
         assert "let the other run end" in fails(p5_compare, ["--dataset", "mnist", *folders], 1)
