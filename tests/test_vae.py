@@ -59,6 +59,14 @@ def test_gradient_of_the_loss_is_probability_minus_pixel():
     torch.testing.assert_close(logits.grad, logits.detach().sigmoid() - x, rtol=1e-12, atol=1e-15)
 
 
+def test_gradient_of_the_loss_is_that_of_finite_differences():
+    """The loss hands autograd a gradient by the logits that it did not derive."""
+    torch.manual_seed(0)
+    x, logits, mu, logvar = torch.rand(3, 7).double(), *(torch.randn(3, n).double() for n in (7, 2, 2))
+    inputs = [tensor.requires_grad_() for tensor in (3 * logits, mu, logvar)]
+    assert torch.autograd.gradcheck(lambda *parts: vae.VAE_loss_function(parts[0], x, *parts[1:], 0.7), inputs)
+
+
 def test_reparameterize_draws_from_q_and_passes_gradients():
     model = vae.VAE()
     mu, logvar = torch.full((100_000, 1), 2.0, requires_grad=True), torch.full((100_000, 1), -1.0, requires_grad=True)
