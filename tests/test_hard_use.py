@@ -47,7 +47,7 @@ def test_a_second_run_of_the_same_name_is_told_and_overwrites_nothing(folders, t
 
 
 @training
-def test_nor_does_one_with_another_folder_for_its_checkpoint(folders, tmp_path, fails, script):
+def test_two_runs_of_one_name_cannot_share_an_out_dir(folders, tmp_path, fails, script):
     with script.claim(tmp_path / f"elsewhere/.lock-{NAME[script]}", tmp_path / "plots"):
         assert "let the other run end" in fails(script, [*QUICK[script], *folders], 1)
     assert listing(tmp_path) == {}
