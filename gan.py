@@ -197,9 +197,9 @@ def run(main):
 
 @contextlib.contextmanager
 def claim(path, out_dir):
-    """Lock `path` and its name in `out_dir`, so that no two runs of one name mix; OSError: another process has one."""
+    """Lock `path`, and another name in `out_dir`, so that no two runs of one name mix; OSError: another has one."""
     with contextlib.ExitStack() as locks:
-        for lock in dict.fromkeys((path.resolve(), out_dir.resolve() / path.name)):  # the same folder: one lock
+        for lock in (path, out_dir / f".out{path.name}"):  # two names, since the folder may be the same
             lock.parent.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=lock.parent).close()  # one not to be written is found now, not after training
             try:  # SQLite locks alike on every system
@@ -300,7 +300,7 @@ def parse_args(argv=None):
     parser.add_argument("--conditional", action="store_true", help="tell both nets the labels")
     for name, (default, _, least, most, text) in NUMBERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help=f"{text}, {least} to {most}")
-    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="of training")
+    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="of products")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
     parser.add_argument("--resume", action="store_true", help="continue the run of this name where it stopped")
     parser.add_argument("--run-name", help="default: gan_<dataset>, cgan_<dataset>, gan_mlp_<dataset>, ...")

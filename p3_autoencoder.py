@@ -109,9 +109,9 @@ def run(main):
 
 @contextlib.contextmanager
 def claim(path, out_dir):
-    """Lock `path` and its name in `out_dir`, so that no two runs of one name mix; OSError: another process has one."""
+    """Lock `path`, and another name in `out_dir`, so that no two runs of one name mix; OSError: another has one."""
     with contextlib.ExitStack() as locks:
-        for lock in dict.fromkeys((path.resolve(), out_dir.resolve() / path.name)):  # the same folder: one lock
+        for lock in (path, out_dir / f".out{path.name}"):  # two names, since the folder may be the same
             lock.parent.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=lock.parent).close()  # one not to be written is found now, not after training
             try:  # SQLite locks alike on every system

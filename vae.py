@@ -186,9 +186,9 @@ def run(main):
 
 @contextlib.contextmanager
 def claim(path, out_dir):
-    """Lock `path` and its name in `out_dir`, so that no two runs of one name mix; OSError: another process has one."""
+    """Lock `path`, and another name in `out_dir`, so that no two runs of one name mix; OSError: another has one."""
     with contextlib.ExitStack() as locks:
-        for lock in dict.fromkeys((path.resolve(), out_dir.resolve() / path.name)):  # the same folder: one lock
+        for lock in (path, out_dir / f".out{path.name}"):  # two names, since the folder may be the same
             lock.parent.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=lock.parent).close()  # one not to be written is found now, not after training
             try:  # SQLite locks alike on every system
@@ -208,7 +208,7 @@ def train(model, images, optimizer, args, epoch, bar):
         left = 1 - (epoch - 1 + step / len(batches)) / args.epochs if args.schedule == "linear" else 1
         optimizer.param_groups[0]["lr"] = args.lr * min(1, left / 0.3)
         x = images.index_select(0, batch)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):  # products only
             recon, mu, logvar = (part.float() for part in model(x))
         loss = VAE_loss_function(recon, x, mu, logvar, beta)
         optimizer.zero_grad()
@@ -295,7 +295,7 @@ def parse_args(argv=None):
         parser.add_argument(flag, type=kind, default=default, help=f"{text}, {least} to {most}")
     parser.add_argument("--schedule", choices=("constant", "linear"), help="linear: the last 30 %% fall to 0")
     parser.add_argument("--prior", choices=("normal", "mixture"), help="of samples; a mixture is fitted to the codes")
-    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="of training")
+    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="of products")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
     parser.add_argument("--resume", action="store_true", help="continue the run of this name where it stopped")
     parser.add_argument("--run-name", help="default: vae_<dataset>")

@@ -44,7 +44,8 @@ def test_resuming_what_was_never_started(folders, tmp_path, fails, script):
     line = fails(script, ["--resume", *folders, *QUICK[script]], 1)
     assert f"{NAME[script]}.pt" in line and "without --resume" in line
     assert "holds nothing to resume" in line
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {f".lock-{NAME[script]}"}
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
+        f".lock-{NAME[script]}", f".out.lock-{NAME[script]}"}
 
 
 @both

@@ -403,7 +403,7 @@ def test_a_conditional_run_and_its_continuation_are_the_same(glyph_dir, tmp_path
     assert record == record_again and all(equal(*both) for both in zip(nets, nets_again))
     for file in (whole / "plots").glob("*.pdf"):
         assert file.read_bytes() == (parts / "plots" / file.name).read_bytes()
-    written = {file.name for file in (whole / "plots").iterdir()} - {".lock-cgan_fashion"}
+    written = {file.name for file in (whole / "plots").iterdir()} - {".out.lock-cgan_fashion"}
     assert written == {f"cgan_fashion{end}" for end in (".json", "_samples.pdf", "_same_noise.pdf")}
     assert {"d_real", "d_fake", "g_loss", "d_loss", "g_updates", "d_updates"} == set(record["numbers"])
     samples = np.load(whole / "runs" / "cgan_fashion_samples.npz")

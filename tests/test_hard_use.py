@@ -53,6 +53,11 @@ def test_two_runs_of_one_name_cannot_share_an_out_dir(folders, tmp_path, fails, 
     assert listing(tmp_path) == {}
 
 
+def test_a_loop_of_links_is_told_in_one_line(folders, tmp_path, fails):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    fails(vae, [*QUICK[vae], *folders, "--out-dir", str(tmp_path / "loop/plots")], 1)
+
+
 def test_a_second_judge_of_the_same_data_set_is_told(folders, tmp_path, fails):
     with p5_compare.claim(tmp_path / "runs/.lock-p5_compare_mnist", tmp_path):
         assert "let the other run end" in fails(p5_compare, ["--dataset", "mnist", *folders], 1)

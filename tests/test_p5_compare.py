@@ -15,7 +15,7 @@ import p5_compare
 ROOT = Path(__file__).resolve().parent.parent
 SKEWED = [10, 30, 50, 70, 90, 110, 130, 150, 170, 190]  # images of each class in the file vae_mnist, 1000 in all
 FIGURES = ("shares", "sheet", "neighbours", "confusion")
-LOCK = ".lock-p5_compare_mnist"
+LOCK = ".out.lock-p5_compare_mnist"
 
 
 @pytest.fixture(scope="module")
