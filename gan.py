@@ -1,144 +1,512 @@
-"""Problems 5.1 to 5.5: a GAN and a Conditional GAN on Fashion-MNIST (p5_compare.py judges their samples).
+"""Problems 5.1 to 5.5: a GAN and a Conditional GAN (p5_compare.py judges their samples).
 
-    python gan.py [--arch mlp] [--conditional]    the convolutional or the handed-out nets, without or with labels
+    python gan.py                              Fashion-MNIST, convolutional nets
+    python gan.py --conditional                the same nets, told the labels
+    python gan.py --arch mlp [--conditional]   the nets and settings that were handed out
+    python gan.py --resume                     go on where a run was stopped
 
-Writes runs/<run>.pt (checkpoint; --resume continues), runs/<run>/ (grids of every epoch), runs/<run>_samples.npz,
-plots/<run>.json (record), plots/<run>_*.pdf. See Goodfellow et al. (arXiv:1406.2661), Mirza & Osindero (1411.1784).
+A run is named after its command: gan_fashion, cgan_fashion_seed2, gan_mlp_fashion_g-steps2. It
+writes
+    runs/<run>.pt              checkpoint, saved after every epoch
+    runs/<run>/                a grid of samples of every epoch
+    runs/<run>_samples.npz     10 000 samples; of a Conditional GAN 60 000 and their labels
+    plots/<run>.json, _*.pdf   record and figures
+
+GANs are Goodfellow et al.'s (2014, arXiv:1406.2661), Conditional GANs Mirza & Osindero's (2014,
+arXiv:1411.1784). Images are in [-1, 1], the range of the generator's Tanh.
 """
 import argparse
 import contextlib
+import errno
+import gzip
 import io
 import json
 import math
+import os
+import platform
 import re
 import shlex
-import sqlite3
+import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
+if __name__ == "__main__":
+    os.environ["MPLBACKEND"] = "agg"  # a notebook hands down its own, which may be missing here
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torchvision
+from matplotlib.figure import Figure
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
-PIXELS, NOISE = 28 * 28, 100  # an image is a row of so many numbers in [-1, 1]; dimensions of z ~ N(0, I)
+PIXELS = 28 * 28
+NOISE = 100  # dimensions of z ~ N(0, I)
+
+DEFAULTS = {  # by --arch: as handed out, and the best settings found
+    "mlp": {"epochs": 24, "batch_size": 64, "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.9, "ema": 0.0,
+            "r1": 0.0, "classifier": 0.0},
+    "conv": {"epochs": 8, "batch_size": 64, "lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.0, "ema": 0.995,
+             "r1": 0.5, "classifier": 0.0},
+}
+CLASSIFIER = 0.05  # the default of --classifier for the convolutional Conditional GAN
+CLASSES = {"mnist": tuple("0123456789"),
+           "fashion": tuple(torchvision.datasets.FashionMNIST.classes)}
+R1_EVERY = 8  # the penalty is taken every 8th time and 8-fold: the same in the mean, for less
 
 
+# ------------------------------------------------------------------------- nets as handed out
 class Generator(nn.Module):
-    """Noise (B, 100), labels (B,), unless num_labels=None, -> images (B, 784), by layers handed out or as in DCGAN."""
+    """z (B, input_dim) and labels (B,) -> images (B, output_dim) in [-1, 1].
 
-    def __init__(self, input_dim, output_dim, num_labels=10, arch="mlp"):
+    num_labels=None makes the unconditional generator, which ignores labels.
+    """
+
+    def __init__(self, input_dim, output_dim, num_labels=10):
         super().__init__()
         self.embedding = nn.Embedding(num_labels, num_labels) if num_labels else None
         self.layers = nn.Sequential(
-            nn.Linear(input_dim + (num_labels or 0), 256), nn.LeakyReLU(0.2), nn.Linear(256, 512), nn.LeakyReLU(0.2),
-            nn.Linear(512, 1024), nn.LeakyReLU(0.2), nn.Linear(1024, output_dim), nn.Tanh())
-        if arch == "conv":  # by 7 x 7 and 14 x 14 to 28 x 28 (Radford et al. 2016, arXiv:1511.06434)
-            self.layers = nn.Sequential(
-                nn.Linear(input_dim + (num_labels or 0), 128 * 7 * 7, bias=False), nn.Unflatten(1, (128, 7, 7)),
-                nn.BatchNorm2d(128), nn.ReLU(), nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(64), nn.ReLU(), nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, output_dim // PIXELS, 3, 1, 1), nn.Tanh(), nn.Flatten())
+            nn.Linear(input_dim + (num_labels or 0), 256), nn.LeakyReLU(0.2),
+            nn.Linear(256, 512), nn.LeakyReLU(0.2),
+            nn.Linear(512, 1024), nn.LeakyReLU(0.2),
+            nn.Linear(1024, output_dim), nn.Tanh())
 
     def forward(self, x, labels=None):
-        return self.layers(torch.cat((x, self.embedding(labels)), 1) if self.embedding else x)
+        if self.embedding is not None:
+            x = torch.cat((x, self.embedding(labels)), 1)
+        return self.layers(x)
 
 
 class Discriminator(nn.Module):
-    """Images (B, 784), labels (B,) -> logits (B, 1), by layers handed out or convolutions; the loss has the sigmoid."""
+    """Images (B, input_dim) and labels (B,) -> logits (B, output_dim); the loss has the sigmoid."""
 
-    def __init__(self, input_dim, output_dim=1, num_labels=None, arch="mlp"):
+    def __init__(self, input_dim, output_dim=1, num_labels=None):
         super().__init__()
-        self.embedding = nn.Embedding(num_labels, num_labels) if num_labels and arch == "mlp" else None
-        mlp, conv = (input_dim + (num_labels or 0), 1024, 512, 256), (input_dim // PIXELS, 32, 64, 128)
-        if arch == "mlp":
-            hidden = [(nn.Linear(*pair), nn.LeakyReLU(0.2), nn.Dropout(0.3)) for pair in zip(mlp, mlp[1:])]
-            self.layers = nn.Sequential(*sum(hidden, ()), nn.Linear(256, output_dim))
-        else:  # by 14 x 14 and 7 x 7 to 3 x 3; labels enter by projection (Miyato & Koyama 2018, arXiv:1802.05637)
-            hidden = [(nn.Conv2d(*pair, 4, stride=2, padding=1), nn.LeakyReLU(0.2)) for pair in zip(conv, conv[1:])]
-            self.layers = nn.Sequential(nn.Unflatten(1, (-1, 28, 28)), *sum(hidden, ()), nn.Flatten(),
-                                        nn.Linear(128 * 3 * 3, output_dim + (num_labels or 0)))
+        self.embedding = nn.Embedding(num_labels, num_labels) if num_labels else None
+        self.layers = nn.Sequential(
+            nn.Linear(input_dim + (num_labels or 0), 1024), nn.LeakyReLU(0.2), nn.Dropout(0.3),
+            nn.Linear(1024, 512), nn.LeakyReLU(0.2), nn.Dropout(0.3),
+            nn.Linear(512, 256), nn.LeakyReLU(0.2), nn.Dropout(0.3),
+            nn.Linear(256, output_dim))
+
+    def forward(self, x, labels=None):
+        if self.embedding is not None:
+            x = torch.cat((x, self.embedding(labels)), 1)
+        return self.layers(x)
+
+
+# ------------------------------------------------------------------------- convolutional nets
+class ConvGenerator(nn.Module):
+    """The same mapping by way of 7 x 7 and 14 x 14 pixels (Radford et al. 2016, 1511.06434)."""
+
+    def __init__(self, input_dim, output_dim, num_labels=10):
+        super().__init__()
+        self.embedding = nn.Embedding(num_labels, num_labels) if num_labels else None
+        # The committed records are of a time when the handed-out layers were drawn first: these
+        # numbers are drawn and dropped, so that a seed still means the same first weights.
+        Generator(input_dim + (num_labels or 0), output_dim, num_labels=None)
+        self.layers = nn.Sequential(
+            nn.Linear(input_dim + (num_labels or 0), 128 * 7 * 7, bias=False),
+            nn.Unflatten(1, (128, 7, 7)), nn.BatchNorm2d(128), nn.ReLU(),
+            nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(64), nn.ReLU(),
+            nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(32), nn.ReLU(),
+            nn.Conv2d(32, output_dim // PIXELS, 3, padding=1), nn.Tanh(), nn.Flatten())
+
+    def forward(self, x, labels=None):
+        if self.embedding is not None:
+            x = torch.cat((x, self.embedding(labels)), 1)
+        return self.layers(x)
+
+
+class ConvDiscriminator(nn.Module):
+    """The same mapping by way of 14 x 14, 7 x 7 and 3 x 3 pixels.
+
+    Labels enter by projection (Miyato & Koyama 2018, arXiv:1802.05637): the last layer has a logit
+    for the image and one for each class, and the logit of (x, y) is the first plus that of class y.
+    """
+
+    def __init__(self, input_dim, output_dim=1, num_labels=None):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Unflatten(1, (input_dim // PIXELS, 28, 28)),
+            nn.Conv2d(input_dim // PIXELS, 32, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(64, 128, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Flatten(), nn.Linear(128 * 3 * 3, output_dim + (num_labels or 0)))
 
     def scores(self, x, labels=None):
-        """Logits (B, 1), and ten that tell classes (Odena et al. 2017, arXiv:1610.09585); mlp or no labels: (B, 0)."""
-        rows = self.layers(torch.cat((x, self.embedding(labels)), 1) if self.embedding else x)
-        return rows[:, :1] + (rows[:, 1:].gather(1, labels[:, None]) if rows.shape[1] > 1 else 0), rows[:, 1:]
+        """Logits (B, 1) of x being real; class logits (B, num_labels), or (B, 0) if no labels."""
+        logits = self.layers(x)
+        image, classes = logits[:, :1], logits[:, 1:]
+        if classes.shape[1] > 0:
+            image = image + classes.gather(1, labels[:, None])
+        return image, classes
 
     def forward(self, x, labels=None):
         return self.scores(x, labels)[0]
 
 
+# ------------------------------------------------------------------- losses and training steps
 def draw_noise(count, device):
     """z (count, 100) and uniform labels (count,), which nets without labels ignore."""
     return torch.randn(count, NOISE, device=device), torch.randint(10, (count,), device=device)
 
 
+def adversarial_loss(logits, target):
+    """Mean cross-entropy of logits (B, 1) with the probability `target` of being real."""
+    logits = logits.float()
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
 def r1_penalty(discriminator, images, labels):
-    """Half the mean squared norm of d logit / dx at `images` (B, 784) (Mescheder et al. 2018, arXiv:1801.04406)."""
+    """Half the mean squared norm of d logit / dx at `images` (B, 784).
+
+    (Mescheder et al. 2018, arXiv:1801.04406.)
+    """
     x = images.clone().requires_grad_()
-    gradient, = torch.autograd.grad(discriminator(x, labels).sum(), x, create_graph=True)  # (B, 784)
+    gradient, = torch.autograd.grad(discriminator(x, labels).sum(), x, create_graph=True)
     return gradient.pow(2).sum(1).mean() / 2
 
 
-def train_discriminator(batch_size, images, labels, generator, discriminator, optimizer, real=1.0, r1=0.0,
-                        classifier=0.0, bf16=False):
-    """One step of D on as many x as z: GAN loss (`real`: target of D(x)), R1, cross-entropy at x. Returns the first."""
-    z, y = draw_noise(batch_size, images.device)
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-        fakes = generator(z, y).detach().to(images.dtype)  # no gradient of this step reaches G
-        logits, classes = discriminator.scores(torch.cat((images, fakes)), torch.cat((labels, y)))
-        extra = r1 * r1_penalty(discriminator, images, labels) if r1 else 0
-    extra += classifier * nn.functional.cross_entropy(classes[:batch_size].float(), labels) if classifier else 0
-    on_real, on_fake = logits.float().split(batch_size)
-    loss = (nn.functional.binary_cross_entropy_with_logits(on_real, torch.full_like(on_real, real))
-            + nn.functional.binary_cross_entropy_with_logits(on_fake, torch.zeros_like(on_fake)))
+def train_discriminator(batch_size, images, labels=None, *, generator, discriminator, optimizer,
+                        real_target=1.0, r1=0.0, classifier=0.0, bfloat16=False):
+    """One step of D, up log D(x) + log(1 - D(G(z))), on `images` (B, 784) and as many fakes.
+
+    `real_target` is the target of D(x) (label smoothing); `r1` and `classifier` are the weights of
+    the R1 penalty and of the cross-entropy of D's class logits at the images (Odena et al. 2017,
+    arXiv:1610.09585). Returns the average GAN loss over the batch, without these two.
+    """
+    z, fake_labels = draw_noise(batch_size, images.device)
+    penalty = 0
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+        fakes = generator(z, fake_labels).detach()  # no gradient of this step reaches G
+        both = torch.cat((images, fakes.to(images.dtype)))
+        both_labels = None if labels is None else torch.cat((labels, fake_labels))
+        if classifier:
+            logits, classes = discriminator.scores(both, both_labels)
+        else:
+            logits = discriminator(both, both_labels)
+        if r1:
+            penalty = r1 * r1_penalty(discriminator, images, labels)
+    if classifier:
+        penalty += classifier * F.cross_entropy(classes[:batch_size].float(), labels)
+    on_real, on_fake = logits.split(batch_size)
+    loss = adversarial_loss(on_real, real_target) + adversarial_loss(on_fake, 0.0)
     optimizer.zero_grad()
-    (loss + extra).backward()
+    (loss + penalty).backward()
     optimizer.step()
     return loss.detach()
 
 
-def train_generator(batch_size, generator, discriminator, optimizer, classifier=0.0, bf16=False):
-    """One step of G: GAN loss (non-saturating, up log D(G(z))), cross-entropy of D's classes. Returns the first."""
+def train_generator(batch_size, *, generator, discriminator, optimizer, classifier=0.0,
+                    bfloat16=False):
+    """One step of G, up log D(G(z)), the non-saturating loss.
+
+    `classifier` is the weight of the cross-entropy of D's class logits at the fakes with the labels
+    they were asked for. Returns the average GAN loss over the batch, without it.
+    """
     z, labels = draw_noise(batch_size, next(generator.parameters()).device)
-    with torch.autocast(z.device.type, torch.bfloat16, enabled=bf16):
-        logits, classes = (part.float() for part in discriminator.scores(generator(z, labels), labels))
-    loss = nn.functional.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
-    extra = classifier * nn.functional.cross_entropy(classes, labels) if classifier else 0
+    penalty = 0
+    with torch.autocast(z.device.type, torch.bfloat16, enabled=bfloat16):
+        fakes = generator(z, labels)
+        if classifier:
+            logits, classes = discriminator.scores(fakes, labels)
+        else:
+            logits = discriminator(fakes, labels)
+    if classifier:
+        penalty = classifier * F.cross_entropy(classes.float(), labels)
+    loss = adversarial_loss(logits, 1.0)
     optimizer.zero_grad()
-    (loss + extra).backward(inputs=list(generator.parameters()))  # D gets no gradients here, which saves time
+    (loss + penalty).backward(inputs=list(generator.parameters()))  # D needs no gradients here
     optimizer.step()
     return loss.detach()
 
 
-# ------------------------------------------------------------- helpers, the same text in every script that has them
-STYLE = {"backend": "Agg", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "gray",
-         "figure.constrained_layout.use": True, "pdf.fonttype": 42, "legend.frameon": False, "lines.linewidth": 1.2}
+# ------------------------------------------------------------------------------- training loop
+def build(args, device):
+    """Both nets, the generator's moving average, which is sampled, and both optimisers, by name."""
+    num_labels = 10 if args.conditional else None
+    if args.arch == "conv":
+        generator = ConvGenerator(NOISE, PIXELS, num_labels)
+        discriminator = ConvDiscriminator(PIXELS, 1, num_labels)
+    else:
+        generator = Generator(NOISE, PIXELS, num_labels)
+        discriminator = Discriminator(PIXELS, 1, num_labels)
+    generator.to(device, memory_format=torch.channels_last)  # a tenth faster on a CPU
+    discriminator.to(device, memory_format=torch.channels_last)
+    average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(args.ema),
+                            use_buffers=True)
+    betas = (args.beta1, 0.999)
+    return SimpleNamespace(
+        generator=generator, discriminator=discriminator, average=average,
+        optimizer_g=torch.optim.Adam(generator.parameters(), args.lr_g, betas, fused=True),
+        optimizer_d=torch.optim.Adam(discriminator.parameters(), args.lr_d, betas, fused=True))
+
+
+def train(gan, images, labels, args, *, epoch, iterations, bar, precision="float32"):
+    """One epoch over `images` (N, 784): {g_loss, d_loss, g_updates, d_updates}, losses as means.
+
+    An iteration is d_steps steps of D, each on a batch of its own, then g_steps steps of G;
+    training ends after `iterations` of them, which may be within an epoch.
+    """
+    gan.discriminator.train()  # dropout on again, after the tests of the epoch before
+    torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on the state before alone
+    order = torch.randperm(len(images)).to(images.device)
+    portions = order.split(args.batch_size * args.d_steps)
+    remaining = iterations - (epoch - 1) * len(portions)
+    step = {"generator": gan.generator, "discriminator": gan.discriminator,
+            "classifier": args.classifier, "bfloat16": precision == "bfloat16"}
+    g_losses, d_losses = [], []
+    for portion in portions[:remaining]:
+        for batch in portion.split(args.batch_size):
+            r1 = R1_EVERY * args.r1 if len(d_losses) % R1_EVERY == 0 else 0
+            d_losses.append(train_discriminator(
+                len(batch), images[batch], labels[batch], optimizer=gan.optimizer_d,
+                real_target=args.label_smoothing, r1=r1, **step))
+        for _ in range(args.g_steps):
+            g_losses.append(train_generator(args.batch_size, optimizer=gan.optimizer_g, **step))
+            gan.average.update_parameters(gan.generator)
+        bar.update()
+    return {"g_loss": torch.stack(g_losses).mean().item(),
+            "d_loss": torch.stack(d_losses).mean().item(),
+            "g_updates": len(g_losses), "d_updates": len(d_losses)}
+
+
+@torch.no_grad()
+def evaluate(net, x, labels):
+    """net(x, labels) in evaluation mode and float32, 500 at a time."""
+    net.eval()
+    return torch.cat([net(*pair) for pair in zip(x.split(500), labels.split(500))])
+
+
+def test(gan, images, labels, args):
+    """{d_real, d_fake}: mean D of up to 2000 test images (N, 784), and of 2000 averaged fakes."""
+    torch.manual_seed(args.seed)
+    z, fake_labels = draw_noise(2000, images.device)
+    fakes = evaluate(gan.average, z, fake_labels)
+    on_real = evaluate(gan.discriminator, images[:2000], labels[:2000])
+    on_fake = evaluate(gan.discriminator, fakes, fake_labels)
+    return {"d_real": on_real.sigmoid().mean().item(), "d_fake": on_fake.sigmoid().mean().item()}
+
+
+# ----------------------------------------------------------------------------------- sampling
+def sample(generator, args, device):
+    """10 000 images (N, 784) and None, or 60 000 and their labels (N,); the same on every call."""
+    torch.manual_seed(args.seed)
+    z, labels = draw_noise(60_000 if args.conditional else 10_000, device)
+    return evaluate(generator, z, labels), labels if args.conditional else None
+
+
+def grids(generator, args, device):
+    """{kind: images (N, 784)}, 8 in a row, of the same noise on every call.
+
+    samples: 64, or, conditional, a row for each class; then also same_noise, in which every row
+    has the noise of the first.
+    """
+    torch.manual_seed(args.seed)
+    z = torch.randn(10, 8, NOISE)  # (row, column, noise)
+    noise = {"samples": z[:8]}
+    if args.conditional:
+        noise = {"samples": z, "same_noise": z[:1].expand_as(z)}
+    labels = torch.arange(10, device=device).repeat_interleave(8)
+    return {kind: evaluate(generator, rows.flatten(0, 1).to(device), labels[:8 * len(rows)])
+            for kind, rows in noise.items()}
+
+
+# ------------------------------------------------------------------------- a run and its results
+def fingerprint(args):
+    """Losses (D's, then G's) of two iterations of these settings on 64 drawn images.
+
+    By one thread in float32; a record whose code computes something else today is found by them.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    drawn = torch.Generator().manual_seed(0)
+    images = 2 * torch.rand(64, PIXELS, generator=drawn) - 1
+    labels = torch.randint(10, (64,), generator=drawn)
+    torch.manual_seed(args.seed)
+    gan = build(args, torch.device("cpu"))
+    batch_size = max(2, 64 // args.d_steps)  # for d_steps steps of D in an iteration
+    settings = argparse.Namespace(**vars(args) | {"batch_size": batch_size})
+    losses = []
+    for epoch in (1, 2):
+        means = train(gan, images, labels, settings, epoch=epoch, iterations=1000,
+                      bar=tqdm(disable=True))
+        losses += [means["d_loss"], means["g_loss"]]
+    torch.set_num_threads(threads)
+    return losses
+
+
+def fit(gan, data, state, args, device):
+    """Train from the epoch of `state` to the last, saving state and a grid after each."""
+    train_images, train_labels, test_images, test_labels = data
+    checkpoint = args.runs_dir / f"{args.run_name}.pt"
+    if state["epoch"]:
+        restore(vars(gan), state, checkpoint)
+    if not state["finished"] and machine(device) not in state["machines"]:
+        state["machines"].append(machine(device))
+    per_epoch = math.ceil(len(train_images) / (args.batch_size * args.d_steps))
+    iterations = args.epochs * per_epoch
+    if args.updates:
+        iterations = math.ceil(args.updates / (args.g_steps + args.d_steps))
+    done = min(iterations, state["epoch"] * per_epoch)
+    bar = tqdm(total=iterations, initial=done, unit="iteration", disable=None)
+    for epoch in range(state["epoch"] + 1, math.ceil(iterations / per_epoch) + 1):
+        start = time.perf_counter()
+        numbers = train(gan, train_images, train_labels, args, epoch=epoch, iterations=iterations,
+                        bar=bar, precision=state["precision"])
+        numbers |= test(gan, test_images, test_labels, args)
+        if not all(map(math.isfinite, numbers.values())):
+            raise FloatingPointError(f"epoch {epoch} diverged, {epoch - 1} is kept: use smaller "
+                                     "--lr-g and --lr-d, another --run-name or --fresh")
+        for name, value in numbers.items():
+            state["curves"].setdefault(name, []).append(value)
+        grid = grids(gan.average, args, device)["samples"]
+        with replacing(args.runs_dir / args.run_name / f"samples_{epoch:03d}.png") as part:
+            tiles = grid.view(-1, 1, 28, 28) / 2 + 0.5
+            torchvision.utils.save_image(tiles, part, pad_value=0.5, format="png")
+        if state["first"] is None:
+            state["first"] = grid
+        state["seconds"] += time.perf_counter() - start
+        state |= {"epoch": epoch, "finished": epoch * per_epoch >= iterations}
+        state |= {name: member.state_dict() for name, member in vars(gan).items()}
+        save_state(checkpoint, state)
+        text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        bar.write(f"epoch {epoch}  {text}", file=sys.stdout)
+    bar.close()
+
+
+def report(gan, state, args, device):
+    """Samples, figures and record of a trained GAN."""
+    stem = f"{args.out_dir / args.run_name}"
+    images, labels = sample(gan.average, args, device)
+    arrays = {"images": (images * 127.5 + 127.5).round().byte().view(-1, 28, 28).cpu()}
+    if labels is not None:
+        arrays["labels"] = labels.cpu()
+    path = args.runs_dir / f"{args.run_name}_samples.npz"
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+    names = []
+    if args.conditional:
+        names = CLASSES[args.dataset]
+    for kind, images in grids(gan.average, args, device).items():
+        panels = {f"after epoch {state['epoch']}": images}
+        if kind == "samples":
+            panels = {"after epoch 1": state["first"]} | panels
+        draw_grids(Path(f"{stem}_{kind}.pdf"), panels, names)
+
+    numbers = {name: sum(curve) if name.endswith("updates") else curve[-1]
+               for name, curve in state["curves"].items()}
+    parameters = {name: sum(p.numel() for p in getattr(gan, name).parameters())
+                  for name in ("generator", "discriminator")}
+    write_record(Path(f"{stem}.json"), args, state["machines"], numbers, ("d_real", "d_fake"),
+                 data=state["data"], precision=state["precision"],
+                 fingerprint=state["fingerprint"], parameters=parameters,
+                 seconds=state["seconds"], curves=state["curves"])
+    print(f"D(test) {numbers['d_real']:.2f}, D(fakes) {numbers['d_fake']:.2f}; record and figures: "
+          f"{stem}*")
+
+
+# ------------------------------------------------------------------------------------ figures
+def draw_grids(path, grids, names):
+    """{title: images (N, 784) in [-1, 1]} side by side on one grey scale; `names` of the rows."""
+    width = 1.8 if names else 2.1  # inches of a panel, 8 images wide
+    margin = 0.55 if names else 0
+    count = max(len(images) for images in grids.values())
+    figure = Figure(figsize=(width * len(grids) + margin, width * count / 64 + 0.2))
+    panels = figure.subplots(1, len(grids), squeeze=False, sharey=True)[0]
+    for axes, (title, images) in zip(panels, grids.items()):
+        tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28).cpu())[0].numpy()
+        axes.imshow(tiles, vmin=-1, vmax=1, interpolation="nearest")
+        axes.set(title=title, frame_on=False, xticks=[])
+        axes.set_yticks(range(16, 16 + 30 * len(names), 30), names)
+    save_figure(figure, path)
+
+
+# ------------------------------------------------------- files: the same text in every script
+STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
+         "image.cmap": "gray", "figure.constrained_layout.use": True, "pdf.fonttype": 42,
+         "legend.frameon": False, "lines.linewidth": 1.2}
 
 
 def load_dataset(name, data_dir):
-    """(train images, labels, test images, labels) as uint8 (N, 28, 28) and (N,); OSError names a file not to be had."""
-    dataset, tensors = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}[name], []
-    for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        path = Path(data_dir, dataset.__name__, "raw", f"{file}-ubyte")
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                path.exists() or dataset(data_dir, download=True)
-            tensors.append(torchvision.datasets.mnist.read_sn3_pascalvincent_tensor(path))
-            shape = (len(tensors[-1]), 28, 28) if "images" in file else (len(tensors[-2]),)
-            assert tensors[-1].shape == shape and 0 not in shape and ("images" in file or tensors[-1].max() < 10)
-        except Exception as error:
-            fault = "is damaged: delete it" if path.exists() else "is missing and cannot be downloaded: go online"
-            raise OSError(f"{path} {fault}, name another --data-dir, or run `make demo` (no download)") from error
+    """[train images, labels, test images, labels], each uint8, (N, 28, 28) or (N,).
+
+    Downloaded where they are missing; OSError names the file that is not to be had, and why.
+    """
+    dataset = {"mnist": torchvision.datasets.MNIST,
+               "fashion": torchvision.datasets.FashionMNIST}[name]
+    raw = Path(data_dir, dataset.__name__, "raw")
+    paths = [raw / file for file in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
+                                     "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")]
+    for path in paths:
+        if not path.exists() and not Path(f"{path}.gz").exists():
+            download(dataset, Path(data_dir), path)
+    tensors = [read_idx(path) for path in paths]
+    for images, labels in (tensors[:2], tensors[2:]):
+        fit = images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
+        if not fit or len(images) == 0 or labels.max() > 9:
+            raise OSError(f"{paths[0]} and the files beside it do not fit each other: delete them, "
+                          "name another --data-dir, or run `make demo` (no download)")
     return tensors
+
+
+def download(dataset, data_dir, missing):
+    """Download a data set into a folder of this process alone, then move its files in place."""
+    if data_dir.is_symlink() and not data_dir.exists():
+        raise OSError(f"{data_dir} is a link to {data_dir.readlink()}, which is not there: "
+                      "name another --data-dir, or run `make demo` (no download)")
+    prepare_folders(data_dir)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".part-{os.getpid()}-", dir=data_dir) as folder:
+            with contextlib.redirect_stdout(io.StringIO()):
+                dataset(folder, download=True)
+            missing.parent.mkdir(parents=True, exist_ok=True)
+            for path in Path(folder, dataset.__name__, "raw").iterdir():
+                path.replace(missing.parent / path.name)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            data_dir.rmdir()  # if it is empty
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(f"{missing} is missing and cannot be downloaded ({cause}): check network and "
+                      "disk, name another --data-dir, or run `make demo` (no download)") from error
+
+
+def read_idx(path):
+    """The uint8 tensor in an IDX file, unpacked from the .gz beside it if absent or cut off."""
+    def read(file):
+        try:
+            return torchvision.datasets.mnist.read_sn3_pascalvincent_tensor(file)
+        except (OSError, MemoryError):  # it cannot be read, which is no reason to delete it
+            raise
+        except Exception:  # the reader asserts what it expects
+            return None
+
+    tensor = read(path) if path.exists() else None
+    packed = Path(f"{path}.gz")
+    if tensor is None and packed.exists():
+        prepare_folders(path.parent)
+        with contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile), replacing(path) as part:
+            part.write_bytes(gzip.decompress(packed.read_bytes()))
+            tensor = read(part)
+            if tensor is None:
+                raise EOFError(f"{packed} holds no images or labels")
+    if tensor is None:
+        raise OSError(f"{path} is damaged: delete it and any .gz of it, name another --data-dir, "
+                      "or run `make demo` (no download)")
+    return tensor
 
 
 def choose_device(no_cuda):
@@ -147,252 +515,355 @@ def choose_device(no_cuda):
 
 
 @contextlib.contextmanager
+def own_settings():
+    """Figures in this script's style and float32, whatever is configured; undone afterwards."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items()
+                if "backend" not in key}  # figures here are no windows
+    try:
+        with matplotlib.rc_context(defaults | STYLE):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def prepare_folders(*folders):
+    """Make folders, see that they can be written, delete half-written files of dead processes."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        for part in folder.glob(".part-*"):
+            with contextlib.suppress(OSError, ValueError):  # another process was faster
+                if is_running(int(part.name.split("-")[1])):
+                    continue
+                if part.is_dir():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink()
+
+
+def is_running(process_id):
+    """Whether there is such a process. Windows cannot be asked, but deletes no open file."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process_id, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
 def replacing(path):
-    """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
+    """Yield a name beside `path`, this process's own; renamed to `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
-    with contextlib.ExitStack() as at_the_end:
-        at_the_end.callback(part.unlink, missing_ok=True)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
         yield part
         part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def save_figure(figure, path):
     """Write a figure as PDF without its date, so that the same picture is the same bytes."""
+    content = io.BytesIO()  # matplotlib would hide a full disk behind a fault of its own
+    figure.savefig(content, format="pdf", metadata={"CreationDate": None})
     with replacing(path) as part:
-        figure.savefig(part, metadata={"CreationDate": None})
-    plt.close(figure)
+        part.write_bytes(content.getvalue())
 
 
-def write_record(path, args, device, numbers, **fields):
-    """Write a run's record as JSON; `numbers` maps a name to (value, the format the report prints it in)."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    record = {"command": args.command, "settings": settings_of(args), "seed": args.seed, "device": name, **fields,
-              "versions": {m.__name__: m.__version__ for m in (torch, torchvision, np, matplotlib)},
-              "numbers": {key: {"value": value, "format": spec} for key, (value, spec) in numbers.items()}}
-    with replacing(path) as part:
-        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+def machine(device):
+    """Where a result is made: processor, threads, versions, this script's commit ("+": changed)."""
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    else:
+        cpuinfo = Path("/proc/cpuinfo")
+        lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        processor = models[0] if models else platform.processor() or platform.machine()
+    commit = "unknown"
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, check=True,
+                              capture_output=True, text=True)
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", __file__], cwd=HERE)
+        commit = head.stdout.strip() + ("+" if changed.returncode else "")
+    versions = {module.__name__: str(module.__version__)
+                for module in (torch, torchvision, np, matplotlib)}
+    return {"processor": processor, "threads": torch.get_num_threads(), "commit": commit,
+            "versions": versions}
 
 
 def settings_of(args):
     """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
-    return {name: value for name, value in vars(args).items() if name not in
-            ("data_dir", "out_dir", "runs_dir", "resume", "log_interval", "no_cuda", "command")}
+    others = ("data_dir", "out_dir", "runs_dir", "resume", "fresh", "log_interval", "no_cuda",
+              "run_name", "command")
+    return {name: value for name, value in vars(args).items() if name not in others}
 
 
-def run(main):
-    """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
+def write_record(path, args, machines, numbers, headline=(), **fields):
+    """Write a run's record as JSON; of one that was there, print how the `headline` moved.
+
+    `numbers` maps names to plain numbers; the report decides how many of their digits it prints.
+    """
+    record = {"command": args.command, "settings": settings_of(args), "machines": machines,
+              **fields, "numbers": numbers}
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        before = json.loads(path.read_text())["numbers"]
+        for name in headline:
+            print(f"{path.stem}: {name} {before[name]:.6g} -> {numbers[name]:.6g}")
+    with replacing(path) as part:
+        part.write_text(text)
+
+
+def number(kind, least, most):
+    """An argparse type: a number of `kind`, int or float, from `least` to `most`."""
+    def convert(text):
+        value = kind(text)
+        if not least <= value <= most:  # a NaN fails too
+            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
+        return value
+    convert.__name__ = kind.__name__  # argparse says "invalid int value"
+    return convert
+
+
+def folder(text):
+    """An argparse type: a path, in which ~ is the home folder also where no shell has seen it."""
     try:
-        main()
-    except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "alloc" in str(error).lower()
-        if isinstance(error, RuntimeError) and not full:
-            raise
-        advice = "; make room, or name another folder" * bool(getattr(error, "errno", None))
-        sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
-    except KeyboardInterrupt:
-        print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
-        sys.exit(130)
+        return Path(text).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
 
 
-@contextlib.contextmanager
-def claim(path, out_dir):
-    """Lock `path`, and another name in `out_dir`, so that no two runs of one name mix; OSError: another has one."""
-    with contextlib.ExitStack() as locks:
-        for lock in (path, out_dir / f".out{path.name}"):  # two names, since the folder may be the same
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=lock.parent).close()  # one not to be written is found now, not after training
-            try:  # SQLite locks alike on every system
-                locks.enter_context(contextlib.closing(sqlite3.connect(lock, timeout=0))).execute("BEGIN EXCLUSIVE")
-            except sqlite3.Error as error:
-                raise OSError(f"{lock}: {error}: let the other run end, or name other --runs-dir, --out-dir") from error
-        yield
+def named(args, prefix, chosen, parser, argv):
+    """`args` with .command, as one types it again, and .run_name.
 
-
-def build(args, device):
-    """[generator, discriminator, the generator's moving average, both optimisers]."""
-    num_labels = 10 if args.conditional else None
-    nets = Generator(NOISE, PIXELS, num_labels, args.arch), Discriminator(PIXELS, 1, num_labels, args.arch)
-    nets = [net.to(device, memory_format=torch.channels_last) for net in nets]  # a tenth faster on a CPU
-    mean = AveragedModel(nets[0], multi_avg_fn=get_ema_multi_avg_fn(args.ema), use_buffers=True)
-    return [*nets, mean, *(torch.optim.Adam(net.parameters(), lr, betas=(args.beta1, 0.999), fused=True)
-                           for net, lr in zip(nets, (args.lr_g, args.lr_d)))]
-
-
-def train(gan, images, labels, args, epoch, total, bar):
-    """Epoch `epoch` over `images` (N, 784): mean losses and numbers of steps {g_loss, d_loss, g_updates, d_updates}."""
-    generator, discriminator, average, *optimizers = gan
-    discriminator.train()  # dropout on again, after the tests of the epoch before
-    torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on nothing before it but the state of `gan`
-    portions = torch.randperm(len(images)).to(images.device).split(args.batch_size * args.d_steps)
-    g_losses, d_losses, more = [], [], (args.classifier, args.precision == "bfloat16")
-    for portion in portions[:total - (epoch - 1) * len(portions)]:  # --updates can end within an epoch
-        for batch in portion.split(args.batch_size):
-            r1 = 0 if len(d_losses) % 8 else 8 * args.r1  # every 8th time, 8-fold: the same in the mean, for less
-            d_losses.append(train_discriminator(len(batch), images[batch], labels[batch], generator, discriminator,
-                                                optimizers[1], args.label_smoothing, r1, *more))
-        for _ in range(args.g_steps):
-            g_losses.append(train_generator(args.batch_size, generator, discriminator, optimizers[0], *more))
-            average.update_parameters(generator)
-        bar.update()
-    return {"g_loss": torch.stack(g_losses).mean().item(), "d_loss": torch.stack(d_losses).mean().item(),
-            "g_updates": len(g_losses), "d_updates": len(d_losses)}
-
-
-@torch.no_grad()
-def evaluate(net, x, labels):
-    """net(x, labels) in evaluation mode and float32, 500 rows at a time."""
-    return torch.cat([net.eval()(*rows) for rows in zip(x.split(500), labels.split(500))])
-
-
-def test(gan, images, labels, args):
-    """{d_real, d_fake}: mean D of up to 2000 test images (N, 784), and of as many fakes by the averaged generator."""
-    torch.manual_seed(args.seed)
-    z, fake_labels = draw_noise(2000, images.device)
-    pairs = {"d_real": (images[:2000], labels[:2000]), "d_fake": (evaluate(gan[2], z, fake_labels), fake_labels)}
-    return {name: evaluate(gan[1], *pair).sigmoid().mean().item() for name, pair in pairs.items()}
-
-
-def pictures(generator, args, device):
-    """{kind: images (N, 784)}, 8 in a row and the same noise on every call; if conditional, a row for each class."""
-    torch.manual_seed(args.seed)
-    z = torch.randn(10, 8, NOISE)  # (row, column, noise)
-    noise = {"samples": z, "same_noise": z[:1].expand_as(z)} if args.conditional else {"samples": z[:8]}
-    labels = torch.arange(10, device=device).repeat_interleave(8)
-    return {kind: evaluate(generator, z.flatten(0, 1).to(device), labels[:8 * len(z)]) for kind, z in noise.items()}
-
-
-def draw_grids(path, grids, names):
-    """Draw {title: images (N, 784) in [-1, 1]} side by side on one fixed grey scale, `names` beside the rows."""
-    width = 1.8 if names else 2.1  # inches of a panel, 8 images wide
-    size = width * len(grids) + 0.55 * bool(names), width * len(next(iter(grids.values()))) / 64 + 0.2
-    figure, panels = plt.subplots(1, len(grids), figsize=size, squeeze=False, sharey=True)
-    for axes, (title, images) in zip(panels[0], grids.items()):
-        tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28).cpu())[0].numpy()
-        axes.imshow(tiles, vmin=-1, vmax=1, interpolation="nearest")
-        axes.set(title=title, frame_on=False, xticks=[], yticks=range(16, 30 * len(names), 30), yticklabels=names)
-    save_figure(figure, path)
-
-
-NUMBERS = {  # name: (default of mlp, the handed-out one, default of conv, least, most, what it is)
-    "epochs": (24, 8, 1, 100_000, "passes over the training images"),
-    "updates": (0, 0, 0, 10**9, "stop after so many steps of both nets together, not after --epochs; 0 is off"),
-    "batch_size": (64, 64, 1, 60_000, "images in a mini-batch"),
-    "lr_g": (2e-4, 1e-3, 1e-12, 1e12, "learning rate of G's Adam"),
-    "lr_d": (2e-4, 1e-3, 1e-12, 1e12, "learning rate of D's Adam"),
-    "g_steps": (1, 1, 1, 1000, "generator steps in an iteration"),
-    "d_steps": (1, 1, 1, 1000, "discriminator steps in an iteration, each on a batch of its own"),
-    "beta1": (0.9, 0.0, 0, 0.9999, "decay of Adam's mean gradient, in both nets"),
-    "label_smoothing": (1.0, 1.0, 0.5, 1, "target of D on real images; 1 is off"),
-    "ema": (0.0, 0.995, 0, 0.99999, "decay of the generator's moving average, which is sampled; 0 is off"),
-    "r1": (0.0, 0.5, 0, 1e6, "gamma of the R1 penalty; 0 is off"),
-    "classifier": (0.0, 0.05, 0, 1e6, "weight of D's class cross-entropy, for --conditional with conv; 0 is off"),
-    "seed": (1, 1, 0, 2**31, "seed of every random number"),
-}
-
-
-def parse_args(argv=None):
-    """The command line (default: sys.argv), checked; a wrong one ends with status 2 and one line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message} (--help lists every flag)\n")
-    parser.add_argument("--dataset", choices=("mnist", "fashion"), default="fashion")
-    parser.add_argument("--arch", choices=("mlp", "conv"), default="conv", help="mlp: the nets and settings handed out")
-    parser.add_argument("--conditional", action="store_true", help="tell both nets the labels")
-    for name, (default, _, least, most, text) in NUMBERS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help=f"{text}, {least} to {most}")
-    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="of products")
-    parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
-    parser.add_argument("--resume", action="store_true", help="continue the run of this name where it stopped")
-    parser.add_argument("--run-name", help="default: gan_<dataset>, cgan_<dataset>, gan_mlp_<dataset>, ...")
-    for flag, folder in (("--data-dir", "data"), ("--out-dir", "plots"), ("--runs-dir", "runs")):
-        parser.add_argument(flag, type=Path, default=HERE / folder, help=f"default: {folder}, beside this script")
-    argv = sys.argv[1:] if argv is None else argv
-    conv, conditional = (args := parser.parse_args(argv)).arch == "conv", args.conditional
-    parser.set_defaults(**{name: row[conv and (conditional or name != "classifier")] for name, row in NUMBERS.items()})
-    args = parser.parse_args(argv)
-    if args.classifier and not (conv and conditional):
-        parser.error("--classifier needs --conditional and --arch conv")
-    for name, (_, _, least, most, _) in NUMBERS.items():
-        if not least <= (value := getattr(args, name)) <= most:
-            parser.error(f"--{name.replace('_', '-')} {value} is not between {least} and {most}")
-    args.run_name = args.run_name or f"{'c' * args.conditional}gan{'_mlp' * (args.arch == 'mlp')}_{args.dataset}"
-    if not re.fullmatch(r"\w[\w.-]*", args.run_name):
-        parser.error(f"--run-name {args.run_name!r} is not made of letters, digits, '_', '.' and '-'")
-    args.command = shlex.join(["python", Path(__file__).name, *(word for word in argv if word != "--resume")])
+    The name is `prefix`, which stands for the flags `chosen`, and every other setting that is not
+    its default, the seed last: gan_fashion_lr-g0.0002_beta1-0.5_seed3.
+    """
+    defaults = vars(parser.parse_args([]))
+    words = [prefix]
+    for name, value in sorted(settings_of(args).items(), key=lambda setting: setting[0] == "seed"):
+        if name not in chosen and value != defaults[name]:
+            flag = name.replace("_", "-") + ("-" if name[-1].isdigit() else "")
+            text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+            words.append(flag + text)
+    args.run_name = getattr(args, "run_name", None) or "_".join(words)
+    if not re.fullmatch(r"\w([\w.-]{0,117}\w)?", args.run_name):
+        parser.error(f"the run's name {args.run_name!r} is not 1 to 119 letters, digits, '_', '.' "
+                     "and '-': give another --run-name")
+    typed = [word for word in argv if word not in ("--resume", "--fresh")]
+    args.command = shlex.join(["python", Path(__file__).name, *typed])
     return args
 
 
-def load_checkpoint(path, settings, device, parts):
-    """Load what `path` holds into `parts` and return the state; OSError: it is absent, damaged, of other settings."""
+def run(main):
+    """Call main(); a fault that a person can mend ends in one line and with status 1.
+
+    Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
+    """
+    script = Path(sys.argv[0]).name
+    again = "a training run goes on with --resume"
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        there = ", ".join(f"--{name.replace('_', '-')} {state['settings'][name]}"
-                          for name, value in settings.items() if state["settings"][name] != value)
-        for part, saved in zip(parts, state["parts"][:0 if there else None]):
-            part.load_state_dict(saved)
+        main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"\n{script}: stopped; {again}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python itself flushes once more at the end
+        sys.exit(f"{script}: its output was closed (broken pipe); {again}")
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error).lower():
+            raise
+        sys.exit(f"{script}: out of memory: give smaller sizes; {again}")
+    except (OSError, FloatingPointError) as error:
+        advice = ""
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            advice = "; make room, or name another folder"
+        elif getattr(error, "errno", None):
+            advice = "; name another folder"
+        sys.exit(f"{script}: {error}{advice}")
+
+
+def checksum(tensors):
+    """A short name for the content of uint8 tensors."""
+    return f"crc32 {sum(zlib.crc32(tensor.numpy()) for tensor in tensors):x}"
+
+
+def load_state(path, device="cpu"):
+    """What save_state wrote to `path`, or None where nothing is; OSError: it is damaged."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, MemoryError):
+        raise
     except Exception as error:
-        fault = "is damaged or not of this script: delete it and" if path.exists() else "holds nothing to resume:"
-        raise OSError(f"{path} {fault} start the run without --resume") from error
-    if there:
-        raise OSError(f"{path} was made with {there}: resume with that, or start anew in another --runs-dir")
-    print(f"{path.stem}: {state['epoch']} epochs were already done")
+        if "alloc" in str(error).lower():  # memory
+            raise
+        raise OSError(f"{path} is damaged or no checkpoint: --fresh starts over") from error
+
+
+def restore(members, state, path):
+    """Load what `state` holds into {name: module or optimizer}; OSError where it does not fit."""
+    try:
+        for name, member in members.items():
+            member.load_state_dict(state[name])
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise OSError(f"{path} is damaged or of another version: --fresh starts over") from error
+
+
+def save_state(path, state):
+    """Save a run's state, unless the same run, started twice, has come to a later epoch there."""
+    with contextlib.suppress(OSError, LookupError, TypeError):  # nothing there, or nothing of use
+        if load_state(path)["epoch"] > state["epoch"]:
+            return
+    with replacing(path) as part, part.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # of closing an archive whose writing failed, for this cause
+            raise error.__context__ or error from None
+
+
+def open_run(args, data, device):
+    """The state to start this command's run from, or to go on from; nothing is written before.
+
+    OSError where a plain command would wipe an unfinished run, or where the file holds a run of
+    other settings or of other data than the checksum `data`.
+    """
+    path = args.runs_dir / f"{args.run_name}.pt"
+    new = {"settings": settings_of(args), "data": data, "epoch": 0, "finished": False,
+           "seconds": 0.0, "machines": [], "curves": {}}
+    if args.fresh:
+        path.unlink(missing_ok=True)
+    state = load_state(path, device)
+    if state is None:
+        return new
+    if not isinstance(state, dict) or not new.keys() <= state.keys():
+        raise OSError(f"{path} is damaged or of another version: --fresh starts over")
+    changed = ", ".join(f"--{name.replace('_', '-')} {state['settings'].get(name)}"
+                        for name, value in new["settings"].items()
+                        if state["settings"].get(name) != value)
+    if changed:
+        raise OSError(f"{path} was made with {changed}: give that, or another --run-name, or "
+                      "start over with --fresh")
+    if state["data"] != data:
+        raise OSError(f"{path} was trained on other images than --data-dir {args.data_dir} holds: "
+                      "name those, or another --runs-dir and --out-dir, or start over with --fresh")
+    if state["finished"] and not args.resume:
+        return new
+    if not args.resume:
+        raise OSError(f"{args.run_name} is unfinished, {state['epoch']} epochs are done: --resume "
+                      "goes on, --fresh starts over")
+    print(f"{args.run_name}: {state['epoch']} epochs were already done")
     return state
 
 
-def fit(gan, data, args, device):
-    """Train to the last epoch, saving a grid and the state after each; returns the state: epoch, curves, first, ..."""
-    checkpoint = args.runs_dir / f"{args.run_name}.pt"
-    settings = settings_of(args) | {"data_dir": f"of checksum {sum(zlib.crc32(x.cpu().numpy()) for x in data):x}"}
-    state = (load_checkpoint(checkpoint, settings, device, gan) if args.resume else
-             {"settings": settings, "epoch": 0, "seconds": 0.0, "curves": {}})
-    per_epoch = math.ceil(len(data[0]) / (args.batch_size * args.d_steps))  # iterations
-    total = math.ceil(args.updates / (args.g_steps + args.d_steps)) or args.epochs * per_epoch
-    with tqdm(total=total, initial=min(total, state["epoch"] * per_epoch), unit="iteration", disable=None) as bar:
-        while True:
-            torch.save(state | {"parts": [part.state_dict() for part in gan]}, buffer := io.BytesIO())
-            with replacing(checkpoint) as part:
-                part.write_bytes(buffer.getvalue())  # torch.save itself would hide a full disk behind a RuntimeError
-            if state["epoch"] * per_epoch >= total:
-                return state
-            start, epoch = time.perf_counter() - state["seconds"], state["epoch"] + 1
-            numbers = train(gan, *data[:2], args, epoch, total, bar) | test(gan, *data[2:], args)
-            if not all(map(math.isfinite, numbers.values())):
-                raise FloatingPointError(f"epoch {epoch} diverged, {epoch - 1} is kept: use smaller --lr-g and --lr-d")
-            state["curves"] = {name: state["curves"].get(name, []) + [value] for name, value in numbers.items()}
-            grid = pictures(gan[2], args, device)["samples"]
-            with replacing(args.runs_dir / args.run_name / f"samples_{epoch:03d}.png") as part:
-                torchvision.utils.save_image(grid.view(-1, 1, 28, 28) / 2 + 0.5, part, pad_value=0.5)
-            state = {"first": grid} | state | {"epoch": epoch, "seconds": time.perf_counter() - start}
-            bar.write("  ".join([f"epoch {epoch}", *(f"{k} {v:.4g}" for k, v in numbers.items())]), file=sys.stdout)
+def add_file_flags(parser):
+    """The flags that say where files lie and what becomes of a run that is already there."""
+    group = parser.add_argument_group("files")
+    group.add_argument("--data-dir", type=folder, default=HERE / "data", help="torchvision's root")
+    group.add_argument("--out-dir", type=folder, default=HERE / "plots",
+                       help="for record and figures")
+    group.add_argument("--runs-dir", type=folder, default=HERE / "runs",
+                       help="for checkpoint, samples and grids")
+    group.add_argument("--run-name", help="default: from the flags that are not their defaults")
+    already = group.add_mutually_exclusive_group()
+    already.add_argument("--resume", action="store_true",
+                         help="go on with the run of this name, or start it; of a finished one, "
+                              "make samples, figures and record anew")
+    already.add_argument("--fresh", action="store_true", help="start over, whatever is there")
+
+
+def choose_precision(wanted, device):
+    """--precision, where auto is bfloat16 on hardware that multiplies it, else float32."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)  # PyTorch 2.9 does not tell
+        native = capabilities().get("avx512_bf16")
+    return "bfloat16" if native else "float32"
+
+# ------------------------------------------------------------------------------- command line
+def parse_args(argv=None):
+    """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
+    group = parser.add_argument_group("handed out (defaults of --arch mlp)")
+    group.add_argument("--dataset", choices=("mnist", "fashion"), default="fashion")
+    group.add_argument("--epochs", type=number(int, 1, 100_000), help="passes over the images")
+    group.add_argument("--batch-size", type=number(int, 1, 60_000), help="images in a mini-batch")
+    group.add_argument("--lr-g", type=number(float, 1e-9, 1e3), help="of the generator's Adam")
+    group.add_argument("--lr-d", type=number(float, 1e-9, 1e3), help="of the discriminator's Adam")
+    group.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="of all chance")
+    group.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
+    group = parser.add_argument_group("model")
+    group.add_argument("--arch", choices=DEFAULTS, default="conv", help="mlp: as handed out")
+    group.add_argument("--conditional", action="store_true", help="tell both nets the labels")
+    group = parser.add_argument_group("training")
+    group.add_argument("--updates", type=number(int, 0, 10**9), default=0,
+                       help="stop after so many steps of both nets together, not after --epochs")
+    group.add_argument("--g-steps", type=number(int, 1, 1000), default=1,
+                       help="generator steps in an iteration")
+    group.add_argument("--d-steps", type=number(int, 1, 1000), default=1,
+                       help="discriminator steps in an iteration, each on a batch of its own")
+    group.add_argument("--beta1", type=number(float, 0, 0.9999), help="of both Adams")
+    group.add_argument("--label-smoothing", type=number(float, 0.5, 1), default=1.0,
+                       help="target of D on real images; 1 is off")
+    group.add_argument("--ema", type=number(float, 0, 0.99999),
+                       help="decay of the generator's moving average, which is sampled; 0 is off")
+    group.add_argument("--r1", type=number(float, 0, 1e6), help="gamma of the penalty; 0 is off")
+    group.add_argument("--classifier", type=number(float, 0, 1e6),
+                       help="weight of D's class cross-entropy; 0 is off")
+    group.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto",
+                       help="of products in training; auto: bfloat16 where the hardware has it")
+    add_file_flags(parser)
+    args = parser.parse_args(argv)
+    can_classify = args.arch == "conv" and args.conditional
+    parser.set_defaults(**DEFAULTS[args.arch])
+    if can_classify:
+        parser.set_defaults(classifier=CLASSIFIER)
+    args = parser.parse_args(argv)
+    if args.classifier and not can_classify:
+        parser.error("--classifier needs --conditional and --arch conv")
+    prefix = "cgan" if args.conditional else "gan"
+    if args.arch == "mlp":
+        prefix += "_mlp"
+    chosen = ("dataset", "arch", "conditional")
+    return named(args, f"{prefix}_{args.dataset}", chosen, parser, argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    device, stem = choose_device(args.no_cuda), args.out_dir / args.run_name
-    plt.rcParams.update(STYLE)
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device
-    torch.set_flush_denormal(True)  # Adam's means of gradients that stay 0 get so small that a CPU slows down
-    with claim(args.runs_dir / f".lock-{args.run_name}", args.out_dir):
-        avx = torch.cpu.get_capabilities().get("avx512_bf16")
-        native = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else avx
-        args.precision = {"auto": "bfloat16" if native else "float32"}.get(args.precision, args.precision)
-        data = [x.to(device).view(-1, PIXELS).float().div_(127.5).sub_(1) if x.ndim == 3 else x.to(device).long()
-                for x in load_dataset(args.dataset, args.data_dir)]
+    torch.set_flush_denormal(True)  # Adam's means of gradients that stay 0 slow a CPU down
+    with own_settings():
+        prepare_folders(args.out_dir, args.runs_dir, args.runs_dir / args.run_name)
+        device = choose_device(args.no_cuda)
+        data = load_dataset(args.dataset, args.data_dir)
+        state = open_run(args, checksum(data), device)
+        if state["epoch"] == 0:
+            state |= {"precision": choose_precision(args.precision, device), "first": None,
+                      "fingerprint": fingerprint(args)}
+        elif state["precision"] != choose_precision(args.precision, device):
+            print(f"{args.run_name} goes on in {state['precision']}, as it began")
+        data = [tensor.to(device).view(-1, PIXELS).float().div_(127.5).sub_(1)
+                if tensor.ndim == 3 else tensor.to(device).long() for tensor in data]
         torch.manual_seed(args.seed)
-        state = fit(gan := build(args, device), data, args, device)
-        torch.manual_seed(args.seed)
-        z, labels = draw_noise(60_000 if args.conditional else 10_000, device)
-        images = (evaluate(gan[2], z, labels) * 127.5 + 127.5).round().byte().view(-1, 28, 28)
-        with replacing(args.runs_dir / f"{args.run_name}_samples.npz") as part:
-            np.savez_compressed(part, images=images.cpu(), **({"labels": labels.cpu()} if args.conditional else {}))
-        names = "0123456789" if args.dataset == "mnist" else torchvision.datasets.FashionMNIST.classes
-        for kind, images in pictures(gan[2], args, device).items():
-            first = {"after epoch 1": state["first"]} if kind == "samples" else {}
-            grids = first | {f"after epoch {state['epoch']}": images}
-            draw_grids(Path(f"{stem}_{kind}.pdf"), grids, names * args.conditional)
-        numbers = {name: (sum(c), "d") if "updates" in name else (c[-1], ".3f") for name, c in state["curves"].items()}
-        write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"])
-        print(f"D(test) {numbers['d_real'][0]:.2f}, D(fakes) {numbers['d_fake'][0]:.2f}; record and figures: {stem}*")
+        gan = build(args, device)
+        fit(gan, data, state, args, device)
+        report(gan, state, args, device)
 
 
 if __name__ == "__main__":

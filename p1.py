@@ -9,17 +9,28 @@ Prints a table, writes plots/p1.json and plots/p1_error.pdf, and exits with stat
 """
 import argparse
 import contextlib
+import errno
+import io
 import json
+import os
+import platform
+import re
 import shlex
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+if __name__ == "__main__":
+    os.environ["MPLBACKEND"] = "agg"  # a notebook hands down its own, which may be missing here
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torchvision
+from matplotlib.figure import Figure
 
 HERE = Path(__file__).resolve().parent
 SCALES = [10.0**power for power in range(-3, 7)]  # factors on X
@@ -108,68 +119,10 @@ def check(case, scale, seed, device):
     }
 
 
-# ------------------------------------------------------------- helpers, the same text in every script that has them
-STYLE = {"backend": "Agg", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "gray",
-         "figure.constrained_layout.use": True, "pdf.fonttype": 42, "legend.frameon": False, "lines.linewidth": 1.2}
-
-
-def choose_device(no_cuda):
-    """The CUDA device where there is one and `no_cuda` is off, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() and not no_cuda else "cpu")
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
-    with contextlib.ExitStack() as at_the_end:
-        at_the_end.callback(part.unlink, missing_ok=True)
-        yield part
-        part.replace(path)
-
-
-def save_figure(figure, path):
-    """Write a figure as PDF without its date, so that the same picture is the same bytes."""
-    with replacing(path) as part:
-        figure.savefig(part, metadata={"CreationDate": None})
-    plt.close(figure)
-
-
-def write_record(path, args, device, numbers, **fields):
-    """Write a run's record as JSON; `numbers` maps a name to (value, the format the report prints it in)."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    record = {"command": args.command, "settings": settings_of(args), "seed": args.seed, "device": name, **fields,
-              "versions": {m.__name__: m.__version__ for m in (torch, torchvision, np, matplotlib)},
-              "numbers": {key: {"value": value, "format": spec} for key, (value, spec) in numbers.items()}}
-    with replacing(path) as part:
-        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-
-
-def settings_of(args):
-    """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
-    return {name: value for name, value in vars(args).items() if name not in
-            ("data_dir", "out_dir", "runs_dir", "resume", "log_interval", "no_cuda", "command")}
-
-
-def run(main):
-    """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
-    try:
-        main()
-    except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "alloc" in str(error).lower()
-        if isinstance(error, RuntimeError) and not full:
-            raise
-        advice = "; make room, or name another folder" * bool(getattr(error, "errno", None))
-        sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
-    except KeyboardInterrupt:
-        print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
-        sys.exit(130)
-
-
 def draw_errors(path, results):
     """Relative error against the scale of X: one thin line per case, the housing-like one thick."""
-    figure, panels = plt.subplots(1, 3, figsize=(6.5, 1.8), sharey=True)
+    figure = Figure(figsize=(6.5, 1.8))
+    panels = figure.subplots(1, 3, sharey=True)
     for axes, witness in zip(panels, TOLERANCE):
         for case in CASES:
             errors = [max(results[case, scale][witness], 1e-17) for scale in SCALES]  # an exact 0 has no logarithm
@@ -183,51 +136,263 @@ def draw_errors(path, results):
     save_figure(figure, path)
 
 
-def parse_args(argv=None):
-    """The command line (default: sys.argv), checked; a wrong one ends with status 2 and one line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message} (--help lists every flag)\n")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
-    parser.add_argument("--out-dir", type=Path, default=HERE / "plots", help="for the figure and the record")
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser.parse_args(argv)
-    if not 0 <= args.seed <= 2**31:
-        parser.error(f"--seed {args.seed} is not between 0 and {2**31}")
-    args.command = shlex.join(["python", Path(__file__).name, *argv])
+# ------------------------------------------------------- files: the same text in every script
+STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
+         "image.cmap": "gray", "figure.constrained_layout.use": True, "pdf.fonttype": 42,
+         "legend.frameon": False, "lines.linewidth": 1.2}
+
+
+def choose_device(no_cuda):
+    """The CUDA device where there is one and `no_cuda` is off, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() and not no_cuda else "cpu")
+
+
+@contextlib.contextmanager
+def own_settings():
+    """Figures in this script's style and float32, whatever is configured; undone afterwards."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items()
+                if "backend" not in key}  # figures here are no windows
+    try:
+        with matplotlib.rc_context(defaults | STYLE):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def prepare_folders(*folders):
+    """Make folders, see that they can be written, delete half-written files of dead processes."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        for part in folder.glob(".part-*"):
+            with contextlib.suppress(OSError, ValueError):  # another process was faster
+                if is_running(int(part.name.split("-")[1])):
+                    continue
+                if part.is_dir():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink()
+
+
+def is_running(process_id):
+    """Whether there is such a process. Windows cannot be asked, but deletes no open file."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process_id, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a name beside `path`, this process's own; renamed to `path` if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_figure(figure, path):
+    """Write a figure as PDF without its date, so that the same picture is the same bytes."""
+    content = io.BytesIO()  # matplotlib would hide a full disk behind a fault of its own
+    figure.savefig(content, format="pdf", metadata={"CreationDate": None})
+    with replacing(path) as part:
+        part.write_bytes(content.getvalue())
+
+
+def machine(device):
+    """Where a result is made: processor, threads, versions, this script's commit ("+": changed)."""
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    else:
+        cpuinfo = Path("/proc/cpuinfo")
+        lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        processor = models[0] if models else platform.processor() or platform.machine()
+    commit = "unknown"
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, check=True,
+                              capture_output=True, text=True)
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", __file__], cwd=HERE)
+        commit = head.stdout.strip() + ("+" if changed.returncode else "")
+    versions = {module.__name__: str(module.__version__)
+                for module in (torch, torchvision, np, matplotlib)}
+    return {"processor": processor, "threads": torch.get_num_threads(), "commit": commit,
+            "versions": versions}
+
+
+def settings_of(args):
+    """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
+    others = ("data_dir", "out_dir", "runs_dir", "resume", "fresh", "log_interval", "no_cuda",
+              "run_name", "command")
+    return {name: value for name, value in vars(args).items() if name not in others}
+
+
+def write_record(path, args, machines, numbers, headline=(), **fields):
+    """Write a run's record as JSON; of one that was there, print how the `headline` moved.
+
+    `numbers` maps names to plain numbers; the report decides how many of their digits it prints.
+    """
+    record = {"command": args.command, "settings": settings_of(args), "machines": machines,
+              **fields, "numbers": numbers}
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        before = json.loads(path.read_text())["numbers"]
+        for name in headline:
+            print(f"{path.stem}: {name} {before[name]:.6g} -> {numbers[name]:.6g}")
+    with replacing(path) as part:
+        part.write_text(text)
+
+
+def number(kind, least, most):
+    """An argparse type: a number of `kind`, int or float, from `least` to `most`."""
+    def convert(text):
+        value = kind(text)
+        if not least <= value <= most:  # a NaN fails too
+            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
+        return value
+    convert.__name__ = kind.__name__  # argparse says "invalid int value"
+    return convert
+
+
+def folder(text):
+    """An argparse type: a path, in which ~ is the home folder also where no shell has seen it."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+
+
+def named(args, prefix, chosen, parser, argv):
+    """`args` with .command, as one types it again, and .run_name.
+
+    The name is `prefix`, which stands for the flags `chosen`, and every other setting that is not
+    its default, the seed last: gan_fashion_lr-g0.0002_beta1-0.5_seed3.
+    """
+    defaults = vars(parser.parse_args([]))
+    words = [prefix]
+    for name, value in sorted(settings_of(args).items(), key=lambda setting: setting[0] == "seed"):
+        if name not in chosen and value != defaults[name]:
+            flag = name.replace("_", "-") + ("-" if name[-1].isdigit() else "")
+            text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+            words.append(flag + text)
+    args.run_name = getattr(args, "run_name", None) or "_".join(words)
+    if not re.fullmatch(r"\w([\w.-]{0,117}\w)?", args.run_name):
+        parser.error(f"the run's name {args.run_name!r} is not 1 to 119 letters, digits, '_', '.' "
+                     "and '-': give another --run-name")
+    typed = [word for word in argv if word not in ("--resume", "--fresh")]
+    args.command = shlex.join(["python", Path(__file__).name, *typed])
     return args
+
+
+def run(main):
+    """Call main(); a fault that a person can mend ends in one line and with status 1.
+
+    Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
+    """
+    script = Path(sys.argv[0]).name
+    again = "a training run goes on with --resume"
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"\n{script}: stopped; {again}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python itself flushes once more at the end
+        sys.exit(f"{script}: its output was closed (broken pipe); {again}")
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error).lower():
+            raise
+        sys.exit(f"{script}: out of memory: give smaller sizes; {again}")
+    except (OSError, FloatingPointError) as error:
+        advice = ""
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            advice = "; make room, or name another folder"
+        elif getattr(error, "errno", None):
+            advice = "; name another folder"
+        sys.exit(f"{script}: {error}{advice}")
+
+
+# ------------------------------------------------------------------------------- command line
+def parse_args(argv=None):
+    """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
+    parser.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="of all chance")
+    parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
+    parser.add_argument("--out-dir", type=folder, default=HERE / "plots", help="for the figure and the record")
+    argv = sys.argv[1:] if argv is None else argv
+    return named(parser.parse_args(argv), "p1", (), parser, argv)
+
+
+def fingerprint(args):
+    """Norms of the closed-form gradient and of the loss of every case, at scale 1."""
+    numbers = []
+    for case in CASES:
+        X, y, w_init = make_problem(case, 1.0, args.seed)
+        numbers += [closed_form_gradient(X, y, w_init).norm().item(),
+                    squared_error(X, y, w_init).item()]
+    return numbers
+
+
+def print_table(results):
+    """Print a line a case; the number of cases that fail."""
+    print(f"{'case':16}{'scale of X':>11}{'autograd':>11}{'differences':>13}{'float32':>10}"
+          f"{'float32 ==':>12}  verdict")
+    failed = 0
+    for (case, scale), result in results.items():
+        passed = all(result[witness] <= TOLERANCE[witness] for witness in TOLERANCE)  # a NaN fails
+        failed += not passed
+        print(f"{case:16}{scale:11.0e}{result['float64']:11.1e}{result['finite differences']:13.1e}"
+              f"{result['float32']:10.1e}{result['equal']:12.0%}  {'pass' if passed else 'FAIL'}")
+    return failed
+
+
+def numbers_of(results, failed):
+    """The record's numbers: of each case the worst over all scales (the mean of `equal`), and at 1."""
+    numbers = {"cases": len(results), "failed": failed}
+    for case in CASES:
+        for name in results[case, 1.0]:
+            values = [results[case, scale][name] for scale in SCALES]
+            numbers[f"{case}/{name}"] = np.mean(values).item() if name == "equal" else max(values)
+            numbers[f"{case}/{name}, scale 1"] = results[case, 1.0][name]
+    for witness in ("factored", *TOLERANCE):
+        numbers[f"worst/{witness}"] = max(result[witness] for result in results.values())
+    for witness, tolerance in TOLERANCE.items():
+        numbers[f"tolerance/{witness}"] = tolerance
+    return numbers
 
 
 def main(argv=None):
     args = parse_args(argv)
-    device = choose_device(args.no_cuda)
-    plt.rcParams.update(STYLE)
-    start = time.perf_counter()
-    results = {(case, scale): check(case, scale, args.seed, device) for case in CASES for scale in SCALES}
-
-    print(f"{'case':16}{'scale of X':>11}{'autograd':>11}{'differences':>13}{'float32':>10}{'float32 ==':>12}  verdict")
-    failed = 0
-    for (case, scale), result in results.items():
-        passed = all(result[witness] <= TOLERANCE[witness] for witness in TOLERANCE)  # so a NaN fails
-        failed += not passed
-        print(f"{case:16}{scale:11.0e}{result['float64']:11.1e}{result['finite differences']:13.1e}"
-              f"{result['float32']:10.1e}{result['equal']:12.0%}  {'pass' if passed else 'FAIL'}")
-
-    numbers = {"cases": (len(results), "d"), "failed": (failed, "d")}
-    for case in CASES:
-        for name in results[case, 1.0]:
-            values = [results[case, scale][name] for scale in SCALES]
-            numbers[f"{case}/{name}"] = (np.mean(values).item(), ".0%") if name == "equal" else (max(values), ".1e")
-            numbers[f"{case}/{name}, scale 1"] = (results[case, 1.0][name], ".0%" if name == "equal" else ".1e")
-    numbers["worst/factored"] = (max(result["factored"] for result in results.values()), ".2g")
-    for witness, tolerance in TOLERANCE.items():
-        numbers[f"worst/{witness}"] = (max(result[witness] for result in results.values()), ".1e")
-        numbers[f"tolerance/{witness}"] = (tolerance, ".0e")
-    draw_errors(args.out_dir / "p1_error.pdf", results)
-    write_record(args.out_dir / "p1.json", args, device, numbers, seconds=time.perf_counter() - start, curves={})
+    with own_settings():
+        prepare_folders(args.out_dir)
+        device = choose_device(args.no_cuda)
+        start = time.perf_counter()
+        results = {(case, scale): check(case, scale, args.seed, device)
+                   for case in CASES for scale in SCALES}
+        failed = print_table(results)
+        stem = f"{args.out_dir / args.run_name}"
+        draw_errors(Path(f"{stem}_error.pdf"), results)
+        write_record(Path(f"{stem}.json"), args, [machine(device)], numbers_of(results, failed),
+                     ("failed", "worst/float64"), fingerprint=fingerprint(args),
+                     seconds=time.perf_counter() - start, curves={})
     if failed:
         sys.exit(f"p1.py: {failed} of {len(results)} cases fail; the table above says which")
-    print(f"all {len(results)} cases pass; record and figure: {args.out_dir / 'p1'}*")
+    print(f"all {len(results)} cases pass; record and figure: {stem}*")
 
 
 if __name__ == "__main__":

@@ -7,118 +7,39 @@ Writes runs/p3_<dataset>.pt (checkpoint), plots/p3_<dataset>.json (record) and p
 """
 import argparse
 import contextlib
+import errno
+import gzip
 import io
 import json
 import math
+import os
+import platform
+import re
 import shlex
-import sqlite3
+import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
 import zlib
 from pathlib import Path
 
+if __name__ == "__main__":
+    os.environ["MPLBACKEND"] = "agg"  # a notebook hands down its own, which may be missing here
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torchvision
+from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 PIXELS = 28 * 28
+DENOISER_STEPS = 6000
+QUADRATURE_POINTS = 4001
 SIGMA, MASKED = 0.15, 0.25  # standard deviation of the Gaussian corruption; probability of masking a coordinate
-
-
-# ------------------------------------------------------------- helpers, the same text in every script that has them
-STYLE = {"backend": "Agg", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "gray",
-         "figure.constrained_layout.use": True, "pdf.fonttype": 42, "legend.frameon": False, "lines.linewidth": 1.2}
-
-
-def load_dataset(name, data_dir):
-    """(train images, labels, test images, labels) as uint8 (N, 28, 28) and (N,); OSError names a file not to be had."""
-    dataset, tensors = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}[name], []
-    for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        path = Path(data_dir, dataset.__name__, "raw", f"{file}-ubyte")
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                path.exists() or dataset(data_dir, download=True)
-            tensors.append(torchvision.datasets.mnist.read_sn3_pascalvincent_tensor(path))
-            shape = (len(tensors[-1]), 28, 28) if "images" in file else (len(tensors[-2]),)
-            assert tensors[-1].shape == shape and 0 not in shape and ("images" in file or tensors[-1].max() < 10)
-        except Exception as error:
-            fault = "is damaged: delete it" if path.exists() else "is missing and cannot be downloaded: go online"
-            raise OSError(f"{path} {fault}, name another --data-dir, or run `make demo` (no download)") from error
-    return tensors
-
-
-def choose_device(no_cuda):
-    """The CUDA device where there is one and `no_cuda` is off, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() and not no_cuda else "cpu")
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
-    with contextlib.ExitStack() as at_the_end:
-        at_the_end.callback(part.unlink, missing_ok=True)
-        yield part
-        part.replace(path)
-
-
-def save_figure(figure, path):
-    """Write a figure as PDF without its date, so that the same picture is the same bytes."""
-    with replacing(path) as part:
-        figure.savefig(part, metadata={"CreationDate": None})
-    plt.close(figure)
-
-
-def write_record(path, args, device, numbers, **fields):
-    """Write a run's record as JSON; `numbers` maps a name to (value, the format the report prints it in)."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    record = {"command": args.command, "settings": settings_of(args), "seed": args.seed, "device": name, **fields,
-              "versions": {m.__name__: m.__version__ for m in (torch, torchvision, np, matplotlib)},
-              "numbers": {key: {"value": value, "format": spec} for key, (value, spec) in numbers.items()}}
-    with replacing(path) as part:
-        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-
-
-def settings_of(args):
-    """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
-    return {name: value for name, value in vars(args).items() if name not in
-            ("data_dir", "out_dir", "runs_dir", "resume", "log_interval", "no_cuda", "command")}
-
-
-def run(main):
-    """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
-    try:
-        main()
-    except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "alloc" in str(error).lower()
-        if isinstance(error, RuntimeError) and not full:
-            raise
-        advice = "; make room, or name another folder" * bool(getattr(error, "errno", None))
-        sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
-    except KeyboardInterrupt:
-        print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
-        sys.exit(130)
-
-
-@contextlib.contextmanager
-def claim(path, out_dir):
-    """Lock `path`, and another name in `out_dir`, so that no two runs of one name mix; OSError: another has one."""
-    with contextlib.ExitStack() as locks:
-        for lock in (path, out_dir / f".out{path.name}"):  # two names, since the folder may be the same
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=lock.parent).close()  # one not to be written is found now, not after training
-            try:  # SQLite locks alike on every system
-                locks.enter_context(contextlib.closing(sqlite3.connect(lock, timeout=0))).execute("BEGIN EXCLUSIVE")
-            except sqlite3.Error as error:
-                raise OSError(f"{lock}: {error}: let the other run end, or name other --runs-dir, --out-dir") from error
-        yield
 
 
 # ------------------------------------------------------------------------------------- 3.2: corruption and denoising
@@ -137,19 +58,19 @@ def corrupt_masking(x):
     return x * (torch.rand_like(x) >= MASKED)
 
 
-def posterior_mean(corrupted, nodes=4001):
+def posterior_mean(corrupted):
     """E[x | x^] under Gaussian corruption of the parabola, by quadrature over x in [-1, 1]: (B, 2) -> (B, 2)."""
-    curve = torch.linspace(-1, 1, nodes, dtype=torch.float64)[:, None] ** torch.tensor([1, 2])  # equally likely points
+    curve = torch.linspace(-1, 1, QUADRATURE_POINTS, dtype=torch.float64)[:, None] ** torch.tensor([1, 2])  # equally likely points
     return torch.cat([torch.softmax(-torch.cdist(part, curve).square() / (2 * SIGMA**2), dim=1) @ curve
                       for part in corrupted.double().split(250)])  # which stay in a CPU's cache
 
 
-def train_denoiser(seed, steps=6_000):
+def train_denoiser(seed):
     """Least-squares regression of x - x^ on x^; the optimum is E[x | x^] - x^ (Alain & Bengio 2014, theorem 1)."""
     torch.manual_seed(seed)
     denoiser = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=5e-3, fused=True)
-    for _ in range(steps):
+    for _ in range(DENOISER_STEPS):
         optimizer.param_groups[0]["lr"] *= 0.9993  # ends at 7e-5
         clean = parabola(512)
         corrupted = corrupt_gaussian(clean)
@@ -162,12 +83,13 @@ def train_denoiser(seed, steps=6_000):
 
 def corruption_numbers(denoiser):
     """Mean squared distance to the clean point from corrupted, denoised and optimally denoised points."""
-    corrupted = corrupt_gaussian(clean := parabola(100_000))
+    clean = parabola(100_000)
+    corrupted = corrupt_gaussian(clean)
     learned, exact = denoiser(corrupted), posterior_mean(corrupted).float() - corrupted
-    numbers = {"denoiser_relative_error": (((learned - exact).norm() / exact.norm()).item(), ".3f"),
-               "sigma": (SIGMA, ".2f"), "masked": (MASKED, ".2f"), "points": (len(clean), "d")}
+    numbers = {"denoiser_relative_error": ((learned - exact).norm() / exact.norm()).item(),
+               "sigma": SIGMA, "masked": MASKED, "points": len(clean)}
     for name, move in (("corrupted", 0), ("denoised", learned), ("optimal", exact)):
-        numbers[f"{name}_distance"] = ((corrupted + move - clean).square().sum(1).mean().item(), ".4f")
+        numbers[f"{name}_distance"] = (corrupted + move - clean).square().sum(1).mean().item()
     return numbers
 
 
@@ -175,7 +97,8 @@ def draw_corruption(stem, denoiser):
     """The data set, corrupted both ways, on the same axes; and the denoiser's displacements over the exact ones."""
     clean = parabola(600)
     titles = "original", f"Gaussian noise, $\\sigma$ = {SIGMA}", f"masking, $p$ = {MASKED}"
-    figure, axes = plt.subplots(1, 3, figsize=(6.5, 1.95), sharex=True, sharey=True)
+    figure = Figure(figsize=(6.5, 1.95))
+    axes = figure.subplots(1, 3, sharex=True, sharey=True)
     for panel, title, points in zip(axes, titles, (clean, corrupt_gaussian(clean), corrupt_masking(clean))):
         panel.scatter(*points.T.numpy(), s=3, color="C0", linewidth=0)
         panel.set(title=title, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
@@ -183,8 +106,10 @@ def draw_corruption(stem, denoiser):
     grid = torch.cartesian_prod(torch.linspace(-1.4, 1.4, 15), torch.linspace(-0.4, 1.4, 10))
     exact = posterior_mean(grid).float() - grid
     near = exact.norm(dim=1) < 3 * SIGMA  # farther out corrupted points are too rare to learn from
-    figure, axes = plt.subplots(figsize=(4.2, 2.5))
-    axes.plot(curve := np.linspace(-1, 1, 200), curve**2, color="C0", linewidth=3, label="data $y = x^2$")
+    figure = Figure(figsize=(4.2, 2.5))
+    axes = figure.subplots()
+    curve = np.linspace(-1, 1, 200)
+    axes.plot(curve, curve**2, color="C0", linewidth=3, label="data $y = x^2$")
     for moves, color, width, label in ((exact, "0.65", 0.012, r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$"),
                                        (denoiser(grid), "black", 0.003, "learned")):
         axes.quiver(*torch.cat((grid, moves), dim=1)[near].T.numpy(), angles="xy", scale_units="xy", scale=1,
@@ -237,13 +162,13 @@ def nearest_neighbours(model, train_images, train_labels, test_images, k=15):
 def plane_numbers(name, model, x_train, train_labels, x_test, test_labels):
     """Errors of a plane on both sets, and k-NN accuracy overall, per class, and with whom a class is confused most."""
     votes, labels = nearest_neighbours(model, x_train, train_labels, x_test), test_labels.long()
-    numbers = {f"{name}_train_mse": (mean_squared_error(model, x_train), ".5f"),
-               f"{name}_test_mse": (mean_squared_error(model, x_test), ".5f"),
-               f"{name}_knn_accuracy": ((votes == labels).double().mean().item(), ".3f")}
+    numbers = {f"{name}_train_mse": mean_squared_error(model, x_train),
+               f"{name}_test_mse": mean_squared_error(model, x_test),
+               f"{name}_knn_accuracy": (votes == labels).double().mean().item()}
     for label in labels.unique().tolist():
-        numbers[f"{name}_knn_accuracy_{label}"] = ((votes[labels == label] == label).double().mean().item(), ".2f")
+        numbers[f"{name}_knn_accuracy_{label}"] = (votes[labels == label] == label).double().mean().item()
         rivals = votes[(labels == label) & (votes != label)].bincount(minlength=10)
-        numbers[f"{name}_confused_{label}"] = (rivals.argmax().item(), "d")
+        numbers[f"{name}_confused_{label}"] = rivals.argmax().item()
     return numbers
 
 
@@ -260,7 +185,8 @@ def compare_planes(model, pca, images):
 
 def draw_embedding(path, planes, labels):
     """Every test image in each plane, coloured by class; each class is named at its centroid."""
-    figure, axes = plt.subplots(1, len(planes), figsize=(6.5, 2.8))
+    figure = Figure(figsize=(6.5, 2.8))
+    axes = figure.subplots(1, len(planes))
     for panel, (title, codes) in zip(axes, planes.items()):
         points = panel.scatter(*codes.T.numpy(), c=labels.numpy(), cmap="tab10", vmin=0, vmax=9, s=1.5, linewidth=0,
                                rasterized=True)
@@ -278,121 +204,491 @@ def draw_rows(path, rows, width):
     """Rows {name: images (n, 784) in [0, 1]} under each other, on one fixed grey scale."""
     images = torch.stack(list(rows.values()))
     tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28), images.shape[1], pad_value=0.5)[0]
-    figure, axes = plt.subplots(figsize=(width, 0.8 * width * len(rows) / images.shape[1]))
+    figure = Figure(figsize=(width, 0.8 * width * len(rows) / images.shape[1]))
+    axes = figure.subplots()
     axes.imshow(tiles.cpu().numpy(), vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], frame_on=False)
     axes.set_yticks([16 + 30 * row for row in range(len(rows))], [name.replace(" ", "\n") for name in rows])
     save_figure(figure, path)
 
 
-NUMBERS = {  # flag: (type, default, least, most, what it is)
-    "--epochs": (int, 30, 1, 100_000, "passes over the training images"),
-    "--batch-size": (int, 128, 1, 60_000, "images in a mini-batch"),
-    "--lr": (float, 1e-2, 1e-12, 1e12, "learning rate of Adam at first; it falls by half a cosine, epoch by epoch"),
-    "--seed": (int, 1, 0, 2**31, "seed of every random number"),
-}
+# ------------------------------------------------------- files: the same text in every script
+STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
+         "image.cmap": "gray", "figure.constrained_layout.use": True, "pdf.fonttype": 42,
+         "legend.frameon": False, "lines.linewidth": 1.2}
 
 
-def parse_args(argv=None):
-    """The command line (default: sys.argv), checked; a wrong one ends with status 2 and one line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message} (--help lists every flag)\n")
-    parser.add_argument("--dataset", choices=("mnist", "fashion"), default="mnist")
-    for flag, (kind, default, least, most, text) in NUMBERS.items():
-        parser.add_argument(flag, type=kind, default=default, help=f"{text}, {least} to {most}")
-    parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
-    parser.add_argument("--resume", action="store_true", help="continue the run of this name where it stopped")
-    for flag, folder in (("--data-dir", "data"), ("--out-dir", "plots"), ("--runs-dir", "runs")):
-        parser.add_argument(flag, type=Path, default=HERE / folder, help=f"default: {folder}, beside this script")
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser.parse_args(argv)
-    for flag, (_, _, least, most, _) in NUMBERS.items():
-        if not least <= (value := getattr(args, flag[2:].replace("-", "_"))) <= most:
-            parser.error(f"{flag} {value} is not between {least} and {most}")
-    args.run_name = f"p3_{args.dataset}"
-    args.command = shlex.join(["python", Path(__file__).name, *(word for word in argv if word != "--resume")])
+def load_dataset(name, data_dir):
+    """[train images, labels, test images, labels], each uint8, (N, 28, 28) or (N,).
+
+    Downloaded where they are missing; OSError names the file that is not to be had, and why.
+    """
+    dataset = {"mnist": torchvision.datasets.MNIST,
+               "fashion": torchvision.datasets.FashionMNIST}[name]
+    raw = Path(data_dir, dataset.__name__, "raw")
+    paths = [raw / file for file in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
+                                     "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")]
+    for path in paths:
+        if not path.exists() and not Path(f"{path}.gz").exists():
+            download(dataset, Path(data_dir), path)
+    tensors = [read_idx(path) for path in paths]
+    for images, labels in (tensors[:2], tensors[2:]):
+        fit = images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
+        if not fit or len(images) == 0 or labels.max() > 9:
+            raise OSError(f"{paths[0]} and the files beside it do not fit each other: delete them, "
+                          "name another --data-dir, or run `make demo` (no download)")
+    return tensors
+
+
+def download(dataset, data_dir, missing):
+    """Download a data set into a folder of this process alone, then move its files in place."""
+    if data_dir.is_symlink() and not data_dir.exists():
+        raise OSError(f"{data_dir} is a link to {data_dir.readlink()}, which is not there: "
+                      "name another --data-dir, or run `make demo` (no download)")
+    prepare_folders(data_dir)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".part-{os.getpid()}-", dir=data_dir) as folder:
+            with contextlib.redirect_stdout(io.StringIO()):
+                dataset(folder, download=True)
+            missing.parent.mkdir(parents=True, exist_ok=True)
+            for path in Path(folder, dataset.__name__, "raw").iterdir():
+                path.replace(missing.parent / path.name)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            data_dir.rmdir()  # if it is empty
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(f"{missing} is missing and cannot be downloaded ({cause}): check network and "
+                      "disk, name another --data-dir, or run `make demo` (no download)") from error
+
+
+def read_idx(path):
+    """The uint8 tensor in an IDX file, unpacked from the .gz beside it if absent or cut off."""
+    def read(file):
+        try:
+            return torchvision.datasets.mnist.read_sn3_pascalvincent_tensor(file)
+        except (OSError, MemoryError):  # it cannot be read, which is no reason to delete it
+            raise
+        except Exception:  # the reader asserts what it expects
+            return None
+
+    tensor = read(path) if path.exists() else None
+    packed = Path(f"{path}.gz")
+    if tensor is None and packed.exists():
+        prepare_folders(path.parent)
+        with contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile), replacing(path) as part:
+            part.write_bytes(gzip.decompress(packed.read_bytes()))
+            tensor = read(part)
+            if tensor is None:
+                raise EOFError(f"{packed} holds no images or labels")
+    if tensor is None:
+        raise OSError(f"{path} is damaged: delete it and any .gz of it, name another --data-dir, "
+                      "or run `make demo` (no download)")
+    return tensor
+
+
+def choose_device(no_cuda):
+    """The CUDA device where there is one and `no_cuda` is off, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() and not no_cuda else "cpu")
+
+
+@contextlib.contextmanager
+def own_settings():
+    """Figures in this script's style and float32, whatever is configured; undone afterwards."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items()
+                if "backend" not in key}  # figures here are no windows
+    try:
+        with matplotlib.rc_context(defaults | STYLE):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def prepare_folders(*folders):
+    """Make folders, see that they can be written, delete half-written files of dead processes."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        for part in folder.glob(".part-*"):
+            with contextlib.suppress(OSError, ValueError):  # another process was faster
+                if is_running(int(part.name.split("-")[1])):
+                    continue
+                if part.is_dir():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink()
+
+
+def is_running(process_id):
+    """Whether there is such a process. Windows cannot be asked, but deletes no open file."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process_id, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a name beside `path`, this process's own; renamed to `path` if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_figure(figure, path):
+    """Write a figure as PDF without its date, so that the same picture is the same bytes."""
+    content = io.BytesIO()  # matplotlib would hide a full disk behind a fault of its own
+    figure.savefig(content, format="pdf", metadata={"CreationDate": None})
+    with replacing(path) as part:
+        part.write_bytes(content.getvalue())
+
+
+def machine(device):
+    """Where a result is made: processor, threads, versions, this script's commit ("+": changed)."""
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    else:
+        cpuinfo = Path("/proc/cpuinfo")
+        lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        processor = models[0] if models else platform.processor() or platform.machine()
+    commit = "unknown"
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, check=True,
+                              capture_output=True, text=True)
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", __file__], cwd=HERE)
+        commit = head.stdout.strip() + ("+" if changed.returncode else "")
+    versions = {module.__name__: str(module.__version__)
+                for module in (torch, torchvision, np, matplotlib)}
+    return {"processor": processor, "threads": torch.get_num_threads(), "commit": commit,
+            "versions": versions}
+
+
+def settings_of(args):
+    """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
+    others = ("data_dir", "out_dir", "runs_dir", "resume", "fresh", "log_interval", "no_cuda",
+              "run_name", "command")
+    return {name: value for name, value in vars(args).items() if name not in others}
+
+
+def write_record(path, args, machines, numbers, headline=(), **fields):
+    """Write a run's record as JSON; of one that was there, print how the `headline` moved.
+
+    `numbers` maps names to plain numbers; the report decides how many of their digits it prints.
+    """
+    record = {"command": args.command, "settings": settings_of(args), "machines": machines,
+              **fields, "numbers": numbers}
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        before = json.loads(path.read_text())["numbers"]
+        for name in headline:
+            print(f"{path.stem}: {name} {before[name]:.6g} -> {numbers[name]:.6g}")
+    with replacing(path) as part:
+        part.write_text(text)
+
+
+def number(kind, least, most):
+    """An argparse type: a number of `kind`, int or float, from `least` to `most`."""
+    def convert(text):
+        value = kind(text)
+        if not least <= value <= most:  # a NaN fails too
+            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
+        return value
+    convert.__name__ = kind.__name__  # argparse says "invalid int value"
+    return convert
+
+
+def folder(text):
+    """An argparse type: a path, in which ~ is the home folder also where no shell has seen it."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+
+
+def named(args, prefix, chosen, parser, argv):
+    """`args` with .command, as one types it again, and .run_name.
+
+    The name is `prefix`, which stands for the flags `chosen`, and every other setting that is not
+    its default, the seed last: gan_fashion_lr-g0.0002_beta1-0.5_seed3.
+    """
+    defaults = vars(parser.parse_args([]))
+    words = [prefix]
+    for name, value in sorted(settings_of(args).items(), key=lambda setting: setting[0] == "seed"):
+        if name not in chosen and value != defaults[name]:
+            flag = name.replace("_", "-") + ("-" if name[-1].isdigit() else "")
+            text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+            words.append(flag + text)
+    args.run_name = getattr(args, "run_name", None) or "_".join(words)
+    if not re.fullmatch(r"\w([\w.-]{0,117}\w)?", args.run_name):
+        parser.error(f"the run's name {args.run_name!r} is not 1 to 119 letters, digits, '_', '.' "
+                     "and '-': give another --run-name")
+    typed = [word for word in argv if word not in ("--resume", "--fresh")]
+    args.command = shlex.join(["python", Path(__file__).name, *typed])
     return args
 
 
-def load_checkpoint(path, settings, device, parts):
-    """Load what `path` holds into `parts` and return the state; OSError: it is absent, damaged, of other settings."""
+def run(main):
+    """Call main(); a fault that a person can mend ends in one line and with status 1.
+
+    Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
+    """
+    script = Path(sys.argv[0]).name
+    again = "a training run goes on with --resume"
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        there = ", ".join(f"--{name.replace('_', '-')} {state['settings'][name]}"
-                          for name, value in settings.items() if state["settings"][name] != value)
-        for part, saved in zip(parts, state["parts"][:0 if there else None]):
-            part.load_state_dict(saved)
+        main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"\n{script}: stopped; {again}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python itself flushes once more at the end
+        sys.exit(f"{script}: its output was closed (broken pipe); {again}")
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error).lower():
+            raise
+        sys.exit(f"{script}: out of memory: give smaller sizes; {again}")
+    except (OSError, FloatingPointError) as error:
+        advice = ""
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            advice = "; make room, or name another folder"
+        elif getattr(error, "errno", None):
+            advice = "; name another folder"
+        sys.exit(f"{script}: {error}{advice}")
+
+
+def checksum(tensors):
+    """A short name for the content of uint8 tensors."""
+    return f"crc32 {sum(zlib.crc32(tensor.numpy()) for tensor in tensors):x}"
+
+
+def load_state(path, device="cpu"):
+    """What save_state wrote to `path`, or None where nothing is; OSError: it is damaged."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, MemoryError):
+        raise
     except Exception as error:
-        fault = "is damaged or not of this script: delete it and" if path.exists() else "holds nothing to resume:"
-        raise OSError(f"{path} {fault} start the run without --resume") from error
-    if there:
-        raise OSError(f"{path} was made with {there}: resume with that, or start anew in another --runs-dir")
-    print(f"{path.stem}: {state['epoch']} epochs were already done")
+        if "alloc" in str(error).lower():  # memory
+            raise
+        raise OSError(f"{path} is damaged or no checkpoint: --fresh starts over") from error
+
+
+def restore(members, state, path):
+    """Load what `state` holds into {name: module or optimizer}; OSError where it does not fit."""
+    try:
+        for name, member in members.items():
+            member.load_state_dict(state[name])
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise OSError(f"{path} is damaged or of another version: --fresh starts over") from error
+
+
+def save_state(path, state):
+    """Save a run's state, unless the same run, started twice, has come to a later epoch there."""
+    with contextlib.suppress(OSError, LookupError, TypeError):  # nothing there, or nothing of use
+        if load_state(path)["epoch"] > state["epoch"]:
+            return
+    with replacing(path) as part, part.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # of closing an archive whose writing failed, for this cause
+            raise error.__context__ or error from None
+
+
+def open_run(args, data, device):
+    """The state to start this command's run from, or to go on from; nothing is written before.
+
+    OSError where a plain command would wipe an unfinished run, or where the file holds a run of
+    other settings or of other data than the checksum `data`.
+    """
+    path = args.runs_dir / f"{args.run_name}.pt"
+    new = {"settings": settings_of(args), "data": data, "epoch": 0, "finished": False,
+           "seconds": 0.0, "machines": [], "curves": {}}
+    if args.fresh:
+        path.unlink(missing_ok=True)
+    state = load_state(path, device)
+    if state is None:
+        return new
+    if not isinstance(state, dict) or not new.keys() <= state.keys():
+        raise OSError(f"{path} is damaged or of another version: --fresh starts over")
+    changed = ", ".join(f"--{name.replace('_', '-')} {state['settings'].get(name)}"
+                        for name, value in new["settings"].items()
+                        if state["settings"].get(name) != value)
+    if changed:
+        raise OSError(f"{path} was made with {changed}: give that, or another --run-name, or "
+                      "start over with --fresh")
+    if state["data"] != data:
+        raise OSError(f"{path} was trained on other images than --data-dir {args.data_dir} holds: "
+                      "name those, or another --runs-dir and --out-dir, or start over with --fresh")
+    if state["finished"] and not args.resume:
+        return new
+    if not args.resume:
+        raise OSError(f"{args.run_name} is unfinished, {state['epoch']} epochs are done: --resume "
+                      "goes on, --fresh starts over")
+    print(f"{args.run_name}: {state['epoch']} epochs were already done")
     return state
 
 
-def fit(models, data, args, device):
-    """Train both networks on data, (training images, test images), to the last epoch: the state, with curves."""
-    checkpoint = args.runs_dir / f"{args.run_name}.pt"
+def add_file_flags(parser):
+    """The flags that say where files lie and what becomes of a run that is already there."""
+    group = parser.add_argument_group("files")
+    group.add_argument("--data-dir", type=folder, default=HERE / "data", help="torchvision's root")
+    group.add_argument("--out-dir", type=folder, default=HERE / "plots",
+                       help="for record and figures")
+    group.add_argument("--runs-dir", type=folder, default=HERE / "runs",
+                       help="for checkpoint, samples and grids")
+    group.add_argument("--run-name", help="default: from the flags that are not their defaults")
+    already = group.add_mutually_exclusive_group()
+    already.add_argument("--resume", action="store_true",
+                         help="go on with the run of this name, or start it; of a finished one, "
+                              "make samples, figures and record anew")
+    already.add_argument("--fresh", action="store_true", help="start over, whatever is there")
+
+
+# ------------------------------------------------------------------------------- command line
+def parse_args(argv=None):
+    """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
+    parser.add_argument("--dataset", choices=("mnist", "fashion"), default="mnist")
+    parser.add_argument("--epochs", type=number(int, 1, 100_000), default=30, help="passes over the images")
+    parser.add_argument("--batch-size", type=number(int, 1, 60_000), default=128, help="images in a mini-batch")
+    parser.add_argument("--lr", type=number(float, 1e-9, 1e3), default=1e-2,
+                        help="of Adam at first; it falls by half a cosine, epoch by epoch")
+    parser.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="of all chance")
+    parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
+    add_file_flags(parser)
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(argv)
+    return named(args, f"p3_{args.dataset}", ("dataset",), parser, argv)
+
+
+def train(models, images, optimizer, args, epoch):
+    """One epoch of both networks over `images` (N, 784), at a rate that falls by half a cosine."""
+    torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on the state before alone
+    cosine = math.cos(math.pi * (epoch - 1) / args.epochs)
+    optimizer.param_groups[0]["lr"] = args.lr * (0.5 + 0.5 * cosine)
+    for x in images[torch.randperm(len(images)).to(images.device)].split(args.batch_size):
+        loss = sum(nn.functional.mse_loss(model(x), x) for model in models.values())  # they share no weight
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def build(seed, device):
+    """{output: network} of a linear and a sigmoid output, and nothing trained."""
+    torch.manual_seed(seed)
+    return nn.ModuleDict({output: Autoencoder(output) for output in ("linear", "sigmoid")}).to(device)
+
+
+def fingerprint(args):
+    """Errors of both networks on 64 drawn images after the first and the last epoch's first step."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    images = torch.rand(64, PIXELS, generator=torch.Generator().manual_seed(0))
+    models = build(args.seed, torch.device("cpu"))
     optimizer = torch.optim.Adam(models.parameters(), lr=args.lr, fused=True)
-    settings = settings_of(args) | {"data_dir": f"of checksum {sum(zlib.crc32(x.cpu().numpy()) for x in data):x}"}
-    state = (load_checkpoint(checkpoint, settings, device, (models, optimizer)) if args.resume else
-             {"settings": settings, "epoch": 0, "seconds": 0.0, "curves": {}})
-    with tqdm(total=args.epochs, initial=state["epoch"], unit="epoch", disable=None) as bar:
-        while True:
-            torch.save(state | {"parts": [part.state_dict() for part in (models, optimizer)]}, buffer := io.BytesIO())
-            with replacing(checkpoint) as part:
-                part.write_bytes(buffer.getvalue())  # torch.save itself would hide a full disk behind a RuntimeError
-            if state["epoch"] == args.epochs:
-                return state
-            start, epoch = time.perf_counter() - state["seconds"], state["epoch"] + 1
-            torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on nothing before but weights and Adam
-            optimizer.param_groups[0]["lr"] = args.lr * (0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / args.epochs))
-            for x in data[0][torch.randperm(len(data[0])).to(device)].split(args.batch_size):
-                loss = sum(nn.functional.mse_loss(model(x), x) for model in models.values())  # they share no weight
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            errors = {f"{name}_{split}_mse": mean_squared_error(model, images) for name, model in models.items()
-                      for split, images in zip(("train", "test"), data)}
-            if not all(error < 1 for error in errors.values()):  # pixels and a black image differ by less
-                raise FloatingPointError(f"epoch {epoch} diverged (--lr {args.lr:g}), {epoch - 1} is kept: lower --lr")
-            state["curves"] = {name: state["curves"].get(name, []) + [value] for name, value in errors.items()}
-            state |= {"epoch": epoch, "seconds": time.perf_counter() - start}
-            bar.update()
-            bar.write("  ".join([f"epoch {epoch}", *(f"{k} {v:.5f}" for k, v in errors.items())]), file=sys.stdout)
+    settings = argparse.Namespace(**vars(args) | {"batch_size": 64})
+    errors = []
+    for epoch in (1, args.epochs):
+        train(models, images, optimizer, settings, epoch)
+        errors += [mean_squared_error(model, images) for model in models.values()]
+    torch.set_num_threads(threads)
+    return errors
+
+
+def fit(models, train_images, test_images, state, args, device):
+    """Train from the epoch of `state` to the last, saving the state after each."""
+    optimizer = torch.optim.Adam(models.parameters(), lr=args.lr, fused=True)
+    checkpoint = args.runs_dir / f"{args.run_name}.pt"
+    if state["epoch"]:
+        restore({"model": models, "optimizer": optimizer}, state, checkpoint)
+    if not state["finished"] and machine(device) not in state["machines"]:
+        state["machines"].append(machine(device))
+    bar = tqdm(total=args.epochs, initial=state["epoch"], unit="epoch", disable=None)
+    for epoch in range(state["epoch"] + 1, args.epochs + 1):
+        start = time.perf_counter()
+        train(models, train_images, optimizer, args, epoch)
+        errors = {f"{name}_{split}_mse": mean_squared_error(model, images)
+                  for name, model in models.items()
+                  for split, images in (("train", train_images), ("test", test_images))}
+        if not all(error < 1 for error in errors.values()):  # pixels and a black image differ by less
+            raise FloatingPointError(f"epoch {epoch} diverged (--lr {args.lr:g}), {epoch - 1} is kept: lower "
+                                     "--lr, under another --run-name or with --fresh")
+        for name, value in errors.items():
+            state["curves"].setdefault(name, []).append(value)
+        state["seconds"] += time.perf_counter() - start
+        state |= {"epoch": epoch, "finished": epoch == args.epochs, "model": models.state_dict(),
+                  "optimizer": optimizer.state_dict()}
+        save_state(checkpoint, state)
+        bar.update()
+        text = "  ".join(f"{name} {value:.5f}" for name, value in errors.items())
+        bar.write(f"epoch {epoch}  {text}", file=sys.stdout)
+    bar.close()
+
+
+def report(models, data, state, args, device):
+    """Both questions' numbers and figures, and the record; data: as load_dataset gives them."""
+    stem = f"{args.out_dir / args.run_name}"
+    train_labels, test_labels = data[1].to(device), data[3].to(device)
+    x_train, x_test = (images.to(device).view(-1, PIXELS).float().div_(255) for images in data[::2])
+    denoiser = train_denoiser(args.seed).requires_grad_(False)
+    numbers = corruption_numbers(denoiser)
+    draw_corruption(stem, denoiser)
+    pca, explained = pca_network(x_train)
+    codes, rows, bases = {}, {"test image": x_test[:8]}, {}
+    planes = {"PCA": pca, "linear output": models["linear"], "sigmoid output": models["sigmoid"]}
+    for title, model in planes.items():
+        name, model = title.split()[0].lower(), model.requires_grad_(False)
+        numbers |= plane_numbers(name, model, x_train, train_labels, x_test, test_labels)
+        comparison, basis = compare_planes(model, pca, x_test)
+        numbers |= {f"{name}_{key}": value for key, value in comparison.items()}
+        codes[title], rows[title], bases[title] = model.encoder(x_test).cpu(), model(x_test[:8]), basis.T
+    excess = numbers["linear_train_mse"] / numbers["pca_train_mse"] - 1
+    clamped = models["linear"](x_test).clamp(0, 1)
+    numbers |= {"linear_excess_percent": 100 * excess,
+                "linear_clamped_test_mse": (clamped - x_test).square().mean().item(),
+                "pca_variance_explained": 100 * explained}
+    draw_embedding(Path(f"{stem}_embedding.pdf"), codes, data[3])
+    draw_rows(Path(f"{stem}_reconstructions.pdf"), rows, width=4.2)
+    draw_rows(Path(f"{stem}_planes.pdf"), {name: 0.5 + 3 * basis for name, basis in bases.items()}, width=2.1)
+    write_record(Path(f"{stem}.json"), args, state["machines"], numbers,
+                 ("linear_test_mse", "linear_knn_accuracy"), data=state["data"],
+                 fingerprint=state["fingerprint"],
+                 parameters={name: sum(p.numel() for p in model.parameters())
+                             for name, model in models.items()},
+                 seconds=state["seconds"], curves=state["curves"])
+    print("  ".join(f"{name} {value:.4g}" for name, value in numbers.items() if name[-1].isalpha()))
 
 
 def main(argv=None):
     args = parse_args(argv)
-    device, stem = choose_device(args.no_cuda), args.out_dir / args.run_name
-    plt.rcParams.update(STYLE)
-    with claim(args.runs_dir / f".lock-{args.run_name}", args.out_dir):
-        train_images, train_labels, test_images, test_labels = load_dataset(args.dataset, args.data_dir)
-        x_train, x_test = (x.to(device).view(-1, PIXELS).float().div_(255) for x in (train_images, test_images))
-        torch.manual_seed(args.seed)
-        models = nn.ModuleDict({output: Autoencoder(output) for output in ("linear", "sigmoid")}).to(device)
-        state = fit(models, (x_train, x_test), args, device)
-        denoiser = train_denoiser(args.seed).requires_grad_(False)
-        numbers = corruption_numbers(denoiser)
-        draw_corruption(stem, denoiser)
-        pca, explained = pca_network(x_train)
-        codes, rows, bases = {}, {"test image": x_test[:8]}, {}
-        for title, model in (("PCA", pca), ("linear output", models["linear"]), ("sigmoid output", models["sigmoid"])):
-            name, model = title.split()[0].lower(), model.requires_grad_(False)
-            numbers |= plane_numbers(name, model, x_train, train_labels.to(device), x_test, test_labels.to(device))
-            comparison, basis = compare_planes(model, pca, x_test)
-            numbers |= {f"{name}_{key}": (value, ".2f") for key, value in comparison.items()}
-            codes[title], rows[title], bases[title] = model.encoder(x_test).cpu(), model(x_test[:8]), basis.T
-        trained, best = numbers["linear_train_mse"][0], numbers["pca_train_mse"][0]
-        numbers["linear_excess_percent"] = (100 * (trained / best - 1), ".0e")
-        clamped = (models["linear"](x_test).clamp(0, 1) - x_test).square().mean().item()
-        numbers |= {"linear_clamped_test_mse": (clamped, ".5f"), "pca_variance_explained": (100 * explained, ".1f")}
-        draw_embedding(Path(f"{stem}_embedding.pdf"), codes, test_labels)
-        draw_rows(Path(f"{stem}_reconstructions.pdf"), rows, width=4.2)
-        draw_rows(Path(f"{stem}_planes.pdf"), {name: 0.5 + 3 * basis for name, basis in bases.items()}, width=2.1)
-        write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"])
-        print("  ".join(f"{name} {value:{spec}}" for name, (value, spec) in numbers.items() if name[-1].isalpha()))
+    with own_settings():
+        prepare_folders(args.out_dir, args.runs_dir)
+        device = choose_device(args.no_cuda)
+        data = load_dataset(args.dataset, args.data_dir)
+        state = open_run(args, checksum(data), device)
+        if state["epoch"] == 0:
+            state["fingerprint"] = fingerprint(args)
+        x_train, x_test = (images.to(device).view(-1, PIXELS).float().div_(255) for images in data[::2])
+        models = build(args.seed, device)
+        fit(models, x_train, x_test, state, args, device)
+        report(models, data, state, args, device)
 
 
 if __name__ == "__main__":

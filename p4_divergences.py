@@ -9,18 +9,30 @@ Prints a table, writes plots/p4_divergences.json and plots/p4_divergences_curves
 """
 import argparse
 import contextlib
+import errno
+import io
 import json
 import math
+import os
+import platform
+import re
 import shlex
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+if __name__ == "__main__":
+    os.environ["MPLBACKEND"] = "agg"  # a notebook hands down its own, which may be missing here
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torchvision
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch.distributions import Categorical, MixtureSameFamily, Normal, Uniform
 
 HERE = Path(__file__).resolve().parent
@@ -163,71 +175,13 @@ def estimates(name, theta, points, repetitions, device):
     return {key: torch.stack([way(*pair) for pair in zip(x, y)]).cpu() for key, way in ways.items()}
 
 
-# ------------------------------------------------------------- helpers, the same text in every script that has them
-STYLE = {"backend": "Agg", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "gray",
-         "figure.constrained_layout.use": True, "pdf.fonttype": 42, "legend.frameon": False, "lines.linewidth": 1.2}
-
-
-def choose_device(no_cuda):
-    """The CUDA device where there is one and `no_cuda` is off, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() and not no_cuda else "cpu")
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
-    with contextlib.ExitStack() as at_the_end:
-        at_the_end.callback(part.unlink, missing_ok=True)
-        yield part
-        part.replace(path)
-
-
-def save_figure(figure, path):
-    """Write a figure as PDF without its date, so that the same picture is the same bytes."""
-    with replacing(path) as part:
-        figure.savefig(part, metadata={"CreationDate": None})
-    plt.close(figure)
-
-
-def write_record(path, args, device, numbers, **fields):
-    """Write a run's record as JSON; `numbers` maps a name to (value, the format the report prints it in)."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    record = {"command": args.command, "settings": settings_of(args), "seed": args.seed, "device": name, **fields,
-              "versions": {m.__name__: m.__version__ for m in (torch, torchvision, np, matplotlib)},
-              "numbers": {key: {"value": value, "format": spec} for key, (value, spec) in numbers.items()}}
-    with replacing(path) as part:
-        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-
-
-def settings_of(args):
-    """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
-    return {name: value for name, value in vars(args).items() if name not in
-            ("data_dir", "out_dir", "runs_dir", "resume", "log_interval", "no_cuda", "command")}
-
-
-def run(main):
-    """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
-    try:
-        main()
-    except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "alloc" in str(error).lower()
-        if isinstance(error, RuntimeError) and not full:
-            raise
-        advice = "; make room, or name another folder" * bool(getattr(error, "errno", None))
-        sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
-    except KeyboardInterrupt:
-        print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
-        sys.exit(130)
-
-
 def draw_curves(path, measured):
     """Exact values as lines and mean +- sd of the estimates as marks, a panel for each pair; slopes in the last."""
     looks = {"kl_pq": ("C3", "-", "o"), "kl_qp": ("C1", "--", "s"), "js": ("C0", "-.", "^"),
              "mmd2": ("C2", ":", "v"), "w1": ("black", (0, (5, 1, 1, 1, 1, 1)), "D")}
     titles = {"gaussians": "two Gaussians", "uniforms": "two uniforms", "mixture": "mixture, Gaussian"}
-    figure, axes = plt.subplots(1, 4, figsize=(6.5, 2.3))
+    figure = Figure(figsize=(6.5, 2.3))
+    axes = figure.subplots(1, 4)
     for name, panel in zip(PAIRS, axes):
         theta = torch.linspace(*PAIRS[name][3], 201, dtype=torch.float64)
         curves = exact(name, theta)
@@ -250,7 +204,7 @@ def draw_curves(path, measured):
         panel.tick_params(labelleft=False)
     axes[3].set(title="slope, Gaussians", ylabel=r"d/d$\theta$", xlabel=r"position $\theta$ of $q$", yscale="log",
                 ylim=(1e-4, 20), xticks=range(0, 9, 2))
-    handles = [plt.Line2D([], [], color=color, linestyle=line, marker=marker, markersize=2.5, markerfacecolor="white")
+    handles = [Line2D([], [], color=color, linestyle=line, marker=marker, markersize=2.5, markerfacecolor="white")
                for color, line, marker in looks.values()]
     figure.legend(handles, NAMES.values(), loc="outside lower center", ncols=5, handlelength=3.5)
     save_figure(figure, path)
@@ -263,66 +217,277 @@ def exact_numbers():
         theta = torch.tensor(thetas, dtype=torch.float64)
         for kind, values in (("exact", exact(name, theta)), ("slope", slopes(name, theta))):
             for key, row in values.items():
-                numbers |= {f"{name}/{at:g}/{kind}/{key}": (value, "#.3g")
+                numbers |= {f"{name}/{at:g}/{kind}/{key}": value
                             for at, value in zip(thetas, row.tolist()) if math.isfinite(value)}
     theta = torch.linspace(*PAIRS["mixture"][3], 161, dtype=torch.float64)
     for key, values in {**exact("mixture", theta), "mmd2, wide": exact_mmd2("mixture", theta, WIDE)}.items():
-        numbers[f"mixture/minimum/{key}"] = (theta[values.argmin()].item(), ".1f")
-    numbers |= {"bandwidth": (BANDWIDTH, "g"), "wide": (WIDE, "g"), "neighbours": (NEIGHBOURS, "d")}
+        numbers[f"mixture/minimum/{key}"] = theta[values.argmin()].item()
+    numbers |= {"bandwidth": BANDWIDTH, "wide": WIDE, "neighbours": NEIGHBOURS}
     values = exact("gaussians", theta)
     errors = [(values[key] - truth).abs().max().item() for key, truth in
               (("kl_pq", theta.square() / 2), ("kl_qp", theta.square() / 2), ("w1", theta))]
-    numbers["quadrature/error"] = (max(errors), ".0e")
+    numbers["quadrature/error"] = max(errors)
     return numbers
 
 
-def parse_args(argv=None):
-    """The command line (default: sys.argv), checked; a wrong one ends with status 2 and one line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message} (--help lists every flag)\n")
-    parser.add_argument("--points", type=int, default=500, help="size of every sample")
-    parser.add_argument("--repetitions", type=int, default=200, help="samples for the spread of each estimate")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
-    parser.add_argument("--out-dir", type=Path, default=HERE / "plots", help="for the figure and the record")
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser.parse_args(argv)
-    for flag, low, high in (("points", 20, 10**4), ("repetitions", 2, 10**5), ("seed", 0, 2**31)):
-        if not low <= getattr(args, flag) <= high:
-            parser.error(f"--{flag} {getattr(args, flag)} is not between {low} and {high}")
-    args.command = shlex.join(["python", Path(__file__).name, *argv])
+# ------------------------------------------------------- files: the same text in every script
+STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
+         "image.cmap": "gray", "figure.constrained_layout.use": True, "pdf.fonttype": 42,
+         "legend.frameon": False, "lines.linewidth": 1.2}
+
+
+def choose_device(no_cuda):
+    """The CUDA device where there is one and `no_cuda` is off, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() and not no_cuda else "cpu")
+
+
+@contextlib.contextmanager
+def own_settings():
+    """Figures in this script's style and float32, whatever is configured; undone afterwards."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items()
+                if "backend" not in key}  # figures here are no windows
+    try:
+        with matplotlib.rc_context(defaults | STYLE):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def prepare_folders(*folders):
+    """Make folders, see that they can be written, delete half-written files of dead processes."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        for part in folder.glob(".part-*"):
+            with contextlib.suppress(OSError, ValueError):  # another process was faster
+                if is_running(int(part.name.split("-")[1])):
+                    continue
+                if part.is_dir():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink()
+
+
+def is_running(process_id):
+    """Whether there is such a process. Windows cannot be asked, but deletes no open file."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process_id, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a name beside `path`, this process's own; renamed to `path` if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_figure(figure, path):
+    """Write a figure as PDF without its date, so that the same picture is the same bytes."""
+    content = io.BytesIO()  # matplotlib would hide a full disk behind a fault of its own
+    figure.savefig(content, format="pdf", metadata={"CreationDate": None})
+    with replacing(path) as part:
+        part.write_bytes(content.getvalue())
+
+
+def machine(device):
+    """Where a result is made: processor, threads, versions, this script's commit ("+": changed)."""
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    else:
+        cpuinfo = Path("/proc/cpuinfo")
+        lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        processor = models[0] if models else platform.processor() or platform.machine()
+    commit = "unknown"
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, check=True,
+                              capture_output=True, text=True)
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", __file__], cwd=HERE)
+        commit = head.stdout.strip() + ("+" if changed.returncode else "")
+    versions = {module.__name__: str(module.__version__)
+                for module in (torch, torchvision, np, matplotlib)}
+    return {"processor": processor, "threads": torch.get_num_threads(), "commit": commit,
+            "versions": versions}
+
+
+def settings_of(args):
+    """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
+    others = ("data_dir", "out_dir", "runs_dir", "resume", "fresh", "log_interval", "no_cuda",
+              "run_name", "command")
+    return {name: value for name, value in vars(args).items() if name not in others}
+
+
+def write_record(path, args, machines, numbers, headline=(), **fields):
+    """Write a run's record as JSON; of one that was there, print how the `headline` moved.
+
+    `numbers` maps names to plain numbers; the report decides how many of their digits it prints.
+    """
+    record = {"command": args.command, "settings": settings_of(args), "machines": machines,
+              **fields, "numbers": numbers}
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        before = json.loads(path.read_text())["numbers"]
+        for name in headline:
+            print(f"{path.stem}: {name} {before[name]:.6g} -> {numbers[name]:.6g}")
+    with replacing(path) as part:
+        part.write_text(text)
+
+
+def number(kind, least, most):
+    """An argparse type: a number of `kind`, int or float, from `least` to `most`."""
+    def convert(text):
+        value = kind(text)
+        if not least <= value <= most:  # a NaN fails too
+            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
+        return value
+    convert.__name__ = kind.__name__  # argparse says "invalid int value"
+    return convert
+
+
+def folder(text):
+    """An argparse type: a path, in which ~ is the home folder also where no shell has seen it."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+
+
+def named(args, prefix, chosen, parser, argv):
+    """`args` with .command, as one types it again, and .run_name.
+
+    The name is `prefix`, which stands for the flags `chosen`, and every other setting that is not
+    its default, the seed last: gan_fashion_lr-g0.0002_beta1-0.5_seed3.
+    """
+    defaults = vars(parser.parse_args([]))
+    words = [prefix]
+    for name, value in sorted(settings_of(args).items(), key=lambda setting: setting[0] == "seed"):
+        if name not in chosen and value != defaults[name]:
+            flag = name.replace("_", "-") + ("-" if name[-1].isdigit() else "")
+            text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+            words.append(flag + text)
+    args.run_name = getattr(args, "run_name", None) or "_".join(words)
+    if not re.fullmatch(r"\w([\w.-]{0,117}\w)?", args.run_name):
+        parser.error(f"the run's name {args.run_name!r} is not 1 to 119 letters, digits, '_', '.' "
+                     "and '-': give another --run-name")
+    typed = [word for word in argv if word not in ("--resume", "--fresh")]
+    args.command = shlex.join(["python", Path(__file__).name, *typed])
     return args
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    device = choose_device(args.no_cuda)
-    plt.rcParams.update(STYLE)
-    torch.manual_seed(args.seed)
-    start = time.perf_counter()
-    numbers, measured, unbiased = exact_numbers(), {}, []
+def run(main):
+    """Call main(); a fault that a person can mend ends in one line and with status 1.
 
+    Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
+    """
+    script = Path(sys.argv[0]).name
+    again = "a training run goes on with --resume"
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"\n{script}: stopped; {again}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python itself flushes once more at the end
+        sys.exit(f"{script}: its output was closed (broken pipe); {again}")
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error).lower():
+            raise
+        sys.exit(f"{script}: out of memory: give smaller sizes; {again}")
+    except (OSError, FloatingPointError) as error:
+        advice = ""
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            advice = "; make room, or name another folder"
+        elif getattr(error, "errno", None):
+            advice = "; name another folder"
+        sys.exit(f"{script}: {error}{advice}")
+
+
+# ------------------------------------------------------------------------------- command line
+def parse_args(argv=None):
+    """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
+    parser.add_argument("--points", type=number(int, 20, 10**4), default=500, help="of every sample")
+    parser.add_argument("--repetitions", type=number(int, 2, 10**5), default=200,
+                        help="samples for the spread of each estimate")
+    parser.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="of all chance")
+    parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
+    parser.add_argument("--out-dir", type=folder, default=HERE / "plots", help="for the figure and the record")
+    argv = sys.argv[1:] if argv is None else argv
+    return named(parser.parse_args(argv), "p4_divergences", (), parser, argv)
+
+
+def fingerprint(args):
+    """Exact values of every pair, and every estimate from 20 points (not of --points of them)."""
+    torch.manual_seed(args.seed)
+    numbers = []
+    for name, (_, _, thetas, _) in PAIRS.items():
+        theta = torch.tensor(thetas[1:2], dtype=torch.float64)
+        numbers += [value.item() for value in exact(name, theta).values() if value.isfinite()]
+        found = estimates(name, thetas[1], points=20, repetitions=2, device=torch.device("cpu"))
+        numbers += [values.mean().item() for values in found.values()]
+    return numbers
+
+
+def measure(args, device):
+    """Estimates of every pair: {(pair, theta, divergence): (mean, sd)} and numbers; prints a table."""
+    numbers, measured, unbiased = {}, {}, []
     print(f"{'pair':12}{'theta':>6}{'divergence':>12}{'exact':>9}{'slope':>10}{'estimate':>10}{'sd':>8}")
     for name, (_, _, thetas, _) in PAIRS.items():
         for at in thetas:
             theta = torch.tensor([at], dtype=torch.float64)
             truth, slope = exact(name, theta), slopes(name, theta)
-            for key, values in estimates(name, at, args.points, args.repetitions, device).items():
-                mean, sd = measured[name, at, key] = values.mean().item(), values.std().item()
-                spec = ".3f" if sd > 0.002 else ".4f"
-                numbers |= {f"{name}/{at:g}/mean/{key}": (mean, spec), f"{name}/{at:g}/sd/{key}": (sd, spec)}
+            found = estimates(name, at, args.points, args.repetitions, device)
+            for key, values in found.items():
+                mean, sd = values.mean().item(), values.std().item()
+                measured[name, at, key] = mean, sd
+                numbers[f"{name}/{at:g}/mean/{key}"] = mean
+                numbers[f"{name}/{at:g}/sd/{key}"] = sd
                 print(f"{name:12}{at:6g}{NAMES[key].replace('$', ''):>12}{truth[key].item():9.3f}"
                       f"{slope[key].item():10.2e}{mean:10.3f}{sd:8.3f}")
-                if key == "mmd2":
-                    unbiased.append((mean - truth[key].item()) / (sd / math.sqrt(args.repetitions)))
-                    if (name, at) == ("gaussians", 0.0):
-                        numbers["mmd2/negative"] = ((values < 0).double().mean().item(), ".0%")
-    numbers["mmd2/settings"] = (len(unbiased), "d")
-    numbers["mmd2/largest deviation"] = (max(map(abs, unbiased)), ".1f")  # in standard errors of the mean
-    draw_curves(args.out_dir / "p4_divergences_curves.pdf", measured)
-    write_record(args.out_dir / "p4_divergences.json", args, device, numbers, seconds=time.perf_counter() - start,
-                 curves={})
-    print(f"record and figure: {args.out_dir / 'p4_divergences'}*")
+            mean, sd = measured[name, at, "mmd2"]
+            error = sd / math.sqrt(args.repetitions)
+            unbiased.append((mean - truth["mmd2"].item()) / error)
+            if (name, at) == ("gaussians", 0.0):
+                numbers["mmd2/negative"] = (found["mmd2"] < 0).double().mean().item()
+    numbers["mmd2/settings"] = len(unbiased)
+    numbers["mmd2/largest deviation"] = max(map(abs, unbiased))  # in standard errors of the mean
+    return measured, numbers
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    with own_settings():
+        prepare_folders(args.out_dir)
+        device = choose_device(args.no_cuda)
+        start = time.perf_counter()
+        steps = fingerprint(args)
+        torch.manual_seed(args.seed)
+        measured, numbers = measure(args, device)
+        stem = f"{args.out_dir / args.run_name}"
+        draw_curves(Path(f"{stem}_curves.pdf"), measured)
+        write_record(Path(f"{stem}.json"), args, [machine(device)], exact_numbers() | numbers,
+                     ("mmd2/largest deviation",), fingerprint=steps,
+                     seconds=time.perf_counter() - start, curves={})
+    print(f"record and figure: {stem}*")
 
 
 if __name__ == "__main__":

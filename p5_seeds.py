@@ -1,202 +1,308 @@
-"""Problems 4.3, 5.3 and 5.5 over seeds: what p5_compare.py measured of families of runs, their spread and changes.
+"""Problems 4.3, 5.3 and 5.5 over seeds: what p5_compare.py measured of families of runs.
 
     python p5_seeds.py
 
-Reads what the judges said (JUDGED, p5_compare.json) and the records of the runs <family>_seed<k>, where no seed in
-a name is seed 1. Two families are compared on the seeds that both have, pair by pair: one seed stands for the same
-order of the images and, where the nets are the same, for the same first weights; both had the same judge. Intervals are
-Student's, at 95 %; Frechet distances are compared as ratios, by their logarithms. Writes plots/p5_seeds.json and
-plots/p5_seeds_*.pdf.
+A family is one command with several seeds: FAMILIES names the run of seed 1, and <run>_seed<k> is
+that of seed k. Read are what the judge said of them and the runs' own records, all under plots/.
+Two families are compared on the seeds that both have, pair by pair: one seed stands for the same
+order of the images and, where the nets are the same, for the same first weights; both had the same
+judge. Intervals are Student's, at 95 %; Frechet distances are compared as ratios, by their
+logarithms. It writes
+    plots/p5_seeds.json     {"<family>/<measure>/mean": number}, also sd, change, change_low, _high
+    plots/p5_seeds_*.pdf    figures; _pictures needs samples in runs/
 """
 import argparse
 import contextlib
+import errno
+import io
 import json
+import os
+import platform
 import re
 import shlex
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+if __name__ == "__main__":
+    os.environ["MPLBACKEND"] = "agg"  # a notebook hands down its own, which may be missing here
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torchvision
+from matplotlib.figure import Figure
 
 HERE = Path(__file__).resolve().parent
-SCHEMES = {  # 5.3, the handed-out nets: every family but the first differs from it in one point
+
+FAMILIES = {  # label in the report: the run of seed 1
+    # 5.3: schemes of the handed-out nets
+    "sweep_base": "gan_mlp_fashion_updates5000_beta1-0.5",
+    "sweep_d1_g4": "gan_mlp_fashion_lr-g0.0004_lr-d0.0001_updates5000_beta1-0.5",
+    "sweep_d1_g2": "gan_mlp_fashion_lr-g0.000282843_lr-d0.000141421_updates5000_beta1-0.5",
+    "sweep_d2_g1": "gan_mlp_fashion_lr-g0.000141421_lr-d0.000282843_updates5000_beta1-0.5",
+    "sweep_d4_g1": "gan_mlp_fashion_lr-g0.0001_lr-d0.0004_updates5000_beta1-0.5",
+    "sweep_g_2": "gan_mlp_fashion_updates5000_g-steps2_beta1-0.5",
+    "sweep_g_5": "gan_mlp_fashion_updates5000_g-steps5_beta1-0.5",
+    "sweep_d_2": "gan_mlp_fashion_updates5000_d-steps2_beta1-0.5",
+    "sweep_d_5": "gan_mlp_fashion_updates5000_d-steps5_beta1-0.5",
+    "sweep_beta1_0": "gan_mlp_fashion_updates5000_beta1-0",
+    "sweep_beta1_09": "gan_mlp_fashion_updates5000",
+    "sweep_batch_256": "gan_mlp_fashion_batch-size256_updates5000_beta1-0.5",
+    "sweep_smoothing": "gan_mlp_fashion_updates5000_beta1-0.5_label-smoothing0.9",
+    # 5.5: labels, and 4.3: the prior
+    "gan_fashion": "gan_fashion",
+    "cgan_fashion": "cgan_fashion",
+    "normal_vae_fashion": "normal_vae_fashion",
+    "vae_fashion": "vae_fashion",
+    # short runs of the VAE and of the Conditional GAN: whole, and with one part taken away
+    "normal_lever_vae_whole": "normal_vae_fashion_epochs10_warmup5",
+    "lever_cgan_whole": "cgan_fashion_epochs1",
+    "lever_cgan_no_labels": "gan_fashion_epochs1",
+    "lever_cgan_no_convolutions":
+        "cgan_mlp_fashion_epochs1_lr-g0.001_lr-d0.001_beta1-0_ema0.995_r1-0.5",
+    "lever_cgan_no_classifier": "cgan_fashion_epochs1_classifier0",
+    "lever_cgan_no_ema": "cgan_fashion_epochs1_ema0",
+    "lever_cgan_no_r1": "cgan_fashion_epochs1_r1-0",
+    "lever_cgan_low_rate": "cgan_fashion_epochs1_lr-g0.0002_lr-d0.0002",
+    "lever_vae_whole": "vae_fashion_epochs10_warmup5",
+    "lever_vae_full_weight": "vae_fashion_epochs10_beta1_warmup5",
+    "lever_vae_no_warmup": "vae_fashion_epochs10_warmup0",
+    "lever_vae_one_layer": "vae_fashion_epochs10_layers1_warmup5",
+    "lever_vae_constant_rate": "vae_fashion_epochs10_warmup5_scheduleconstant",
+    "lever_vae_batch_128": "vae_fashion_epochs10_batch-size128_warmup5",
+}
+TRAINED_AS = {  # families of other samples of the same nets: the family whose records say how
+    "normal_vae_fashion": "vae_fashion",
+    "normal_lever_vae_whole": "lever_vae_whole",
+}
+SCHEMES = {  # 5.3: their names in the figure
     "sweep_base": "base", "sweep_d1_g4": "rates D : G 1 : 4", "sweep_d1_g2": "rates D : G 1 : 2",
-    "sweep_d2_g1": "rates D : G 2 : 1", "sweep_d4_g1": "rates D : G 4 : 1", "sweep_g_2": "steps D : G 1 : 2",
-    "sweep_g_5": "steps D : G 1 : 5", "sweep_d_2": "steps D : G 2 : 1", "sweep_d_5": "steps D : G 5 : 1",
-    "sweep_beta1_0": "beta1 0", "sweep_beta1_09": "beta1 0.9, handed out", "sweep_batch_256": "batch 256",
-    "sweep_smoothing": "label smoothing 0.9"}
-LEVERS = {  # short runs of the Conditional GAN and of the VAE: whole, and with one part of the recipe taken away;
-    # those without labels or without convolutions have no classifier either, so BASES compares them with no_classifier
-    "lever_cgan": ("no_labels", "no_convolutions", "no_classifier", "no_ema", "no_r1", "low_rate"),
-    "lever_vae": ("full_weight", "no_warmup", "one_layer", "constant_rate", "batch_128")}
-YARDSTICK = "vae_fashion_handout"  # the run whose Frechet distance is the unit of the measure yardstick
-BASES = (dict.fromkeys(SCHEMES, "sweep_base") | {"gan_fashion": "gan_fashion", "cgan_fashion": "gan_fashion"}
-         | {"normal_vae_fashion": "normal_vae_fashion", "vae_fashion": "normal_vae_fashion"}
-         | {"normal_lever_vae_whole": "lever_vae_whole"}  # the prior taken away: same decoder, z ~ N(0, I)
-         | {f"{net}_{part}": f"{net}_whole" for net, parts in LEVERS.items() for part in ("whole", *parts)}
-         | dict.fromkeys(("lever_cgan_no_labels", "lever_cgan_no_convolutions"), "lever_cgan_no_classifier"))
-JUDGED = {  # scored where they were trained, by that machine's judge, in this record; all else: p5_compare.json
-    "sweep/p5_compare_part.json": {*SCHEMES}}
-MEASURES = {"frechet_ratio": ".1f", "yardstick": ".3f", "frechet_train": ".2f", "precision": ".3f", "recall": ".3f",
-            "density": ".3f", "coverage": ".3f", "tv": ".3f", "smallest_share": ".3f", "diversity": ".3f",
-            "agreement": ".3f", "agreement_gap": ".3f", "sharpness": ".2f", "d_real": ".2f", "d_fake": ".2f",
-            "g_updates": ".0f", "d_updates": ".0f", "test_loss": ".2f", "test_reconstruction": ".2f", "test_kl": ".2f",
-            "mixture_test_loss": ".2f"}
-PICTURES = {"gan_mlp_fashion": "handed out, 24 epochs", "sweep_base_seed1": "base",
-            "sweep_long_beta1_0": "beta1 0, 24 epochs", "sweep_d_5_seed1": "D : G 5 : 1",
-            "sweep_g_5_seed1": "D : G 1 : 5", "sweep_long_g_5": "D : G 1 : 5, 24 epochs"}
-SWINGS = {"gan_mlp_fashion": "beta1 0.9, batch 64", "sweep_long_batch_256": "beta1 0.5, batch 256",
-          "sweep_long_beta1_0": "beta1 0, batch 64"}
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % quantiles, by degrees of freedom
+    "sweep_d2_g1": "rates D : G 2 : 1", "sweep_d4_g1": "rates D : G 4 : 1",
+    "sweep_g_2": "steps D : G 1 : 2", "sweep_g_5": "steps D : G 1 : 5",
+    "sweep_d_2": "steps D : G 2 : 1", "sweep_d_5": "steps D : G 5 : 1", "sweep_beta1_0": "beta1 0",
+    "sweep_beta1_09": "beta1 0.9, handed out", "sweep_batch_256": "batch 256",
+    "sweep_smoothing": "label smoothing 0.9",
+}
+COMPARED = {  # a base: the families that differ from it in one point
+    "sweep_base": [label for label in SCHEMES if label != "sweep_base"],
+    "gan_fashion": ["cgan_fashion"],
+    "normal_vae_fashion": ["vae_fashion"],
+    "lever_cgan_whole": ["lever_cgan_no_classifier", "lever_cgan_no_ema", "lever_cgan_no_r1",
+                         "lever_cgan_low_rate"],
+    "lever_cgan_no_classifier": ["lever_cgan_no_labels",  # these two have no classifier either
+                                 "lever_cgan_no_convolutions"],
+    "lever_vae_whole": ["normal_lever_vae_whole", "lever_vae_full_weight", "lever_vae_no_warmup",
+                        "lever_vae_one_layer", "lever_vae_constant_rate", "lever_vae_batch_128"],
+}
+BASE_OF = {label: base for base, labels in COMPARED.items() for label in labels}
+# Where the judge's words are; the schemes were scored by the judge of the machine they ran on.
+JUDGED_SCHEMES, JUDGED = "sweep/p5_compare_part.json", "p5_compare.json"
+YARDSTICK = "vae_fashion_handout_epochs20"  # the run whose distance is the unit of the yardstick
+MEASURES = (
+    "frechet_ratio", "yardstick", "frechet_train", "precision", "recall", "density", "coverage",
+    "tv", "smallest_share", "diversity", "agreement", "agreement_gap", "sharpness",
+    "d_real", "d_fake", "g_updates", "d_updates",  # these and what follows are the runs' own
+    "test_loss", "test_reconstruction", "test_kl", "mixture_test_loss")
+PICTURES = {
+    "gan_mlp_fashion": "handed out, 24 epochs",
+    "gan_mlp_fashion_updates5000_beta1-0.5": "base",
+    "gan_mlp_fashion_beta1-0": "beta1 0, 24 epochs",
+    "gan_mlp_fashion_updates5000_d-steps5_beta1-0.5": "D : G 5 : 1",
+    "gan_mlp_fashion_updates5000_g-steps5_beta1-0.5": "D : G 1 : 5",
+    "gan_mlp_fashion_g-steps5_beta1-0.5": "D : G 1 : 5, 24 epochs",
+}
+SWINGS = {
+    "gan_mlp_fashion": "beta1 0.9, batch 64",
+    "gan_mlp_fashion_batch-size256_beta1-0.5": "beta1 0.5, batch 256",
+    "gan_mlp_fashion_beta1-0": "beta1 0, batch 64",
+}
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % quantiles of
+#                                                        Student's distribution, 1 to 9 degrees
 
 
-def read(path, what):
-    """What the function `what` makes of a file that make sweeps wrote; OSError says so where it is not there."""
+# ----------------------------------------------------------------------------------- families
+def to_be_made(path, fault):
+    """The error to raise where a record is not what it should be."""
+    return OSError(f"{path} {fault}: run `python report/run.py`, which makes it")
+
+
+def read_record(path):
+    """The record in `path`, with plain numbers; OSError says what is wrong with it."""
     try:
-        return what(path)
-    except Exception as error:
-        raise OSError(f"{path} is missing or damaged: run make sweeps") from error
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise to_be_made(path, "is missing") from error
+    try:
+        record = json.loads(content)
+        plain = all(isinstance(value, (int, float)) for value in record["numbers"].values())
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise to_be_made(path, "is damaged or no record") from error
+    if not plain:
+        raise to_be_made(path, "holds numbers of an older form")
+    return record
 
 
-def read_numbers(path):
-    """{name: value} of a record."""
-    return {name: entry["value"] for name, entry in json.loads(path.read_text())["numbers"].items()}
+def find_record(run, plots):
+    """The path of a run's record, which is in `plots` or in its folder sweep."""
+    path = plots / f"{run}.json"
+    if path.exists():
+        return path
+    return plots / "sweep" / f"{run}.json"
+
+
+def curve_of(run, name, plots):
+    """A curve of a run's record, a value for each epoch."""
+    path = find_record(run, plots)
+    try:
+        return read_record(path)["curves"][name]
+    except (LookupError, TypeError) as error:
+        raise to_be_made(path, f"lacks the curve {name}") from error
+
+
+def run_of(label, seed):
+    """The name of a family's run."""
+    run = FAMILIES[label]
+    if seed == 1:
+        return run
+    return f"{run}_seed{seed}"
+
+
+def seeds_of(label, judged):
+    """The seeds of a family that the judge saw, in order; judged: {"<run>/<measure>": value}."""
+    runs = {name.split("/")[0] for name in judged}
+    seeds = []
+    for run in runs:
+        first, _, seed = run.rpartition("_seed")
+        if first == FAMILIES[label] and seed.isdecimal():
+            seeds.append(int(seed))
+    if FAMILIES[label] in runs:
+        seeds.append(1)
+    return sorted(seeds)
+
+
+def measures_of(label, seed, judged, plots):
+    """{measure: value} of one run: what the judge said, what its record says, what follows."""
+    start = f"{run_of(label, seed)}/"
+    measures = {name.removeprefix(start): value for name, value in judged.items()
+                if name.startswith(start)}
+    trained = run_of(TRAINED_AS.get(label, label), seed)
+    measures |= read_record(find_record(trained, plots))["numbers"]
+    measures["smallest_share"] = min(measures[f"share_{c}"] for c in range(10))
+    if f"{YARDSTICK}/frechet" in judged:
+        measures["yardstick"] = measures["frechet"] / judged[f"{YARDSTICK}/frechet"]
+    if "agreement" in measures:  # the class that falls furthest short of real images
+        measures["agreement_gap"] = max(
+            judged[f"real/agreement_{c}"] - measures[f"agreement_{c}"] for c in range(10))
+    return measures
 
 
 def read_families(plots):
-    """{family: {seed: {measure: value}}} of BASES, from what the judges said and the records of the runs themselves."""
-    families = {family: {} for family in BASES}
-    for file, own in (JUDGED | {"p5_compare.json": BASES.keys() - set.union(*JUDGED.values())}).items():
-        judged = read(path := plots / file, read_numbers)
-        for name, value in judged.items():
-            family, seed = re.fullmatch(r"(.+?)(?:_seed(\d+))?/.+", name).groups()
-            if family in own:
-                families[family].setdefault(int(seed or 1), {})[name.split("/")[1]] = value
-        for family in own:
-            if not 2 <= len(families[family]) <= 10:
-                raise OSError(f"{path} has {len(families[family])} runs named {family}_seed<k>, it takes 2 to 10: "
-                              "run make sweeps")
-            for seed, row in families[family].items():
-                run = family.removeprefix("normal_") + f"_seed{seed}" * (f"{family}/frechet" not in judged or seed > 1)
-                found = plots / ("sweep" if (plots / f"sweep/{run}.json").exists() else "") / f"{run}.json"
-                row |= read(found, read_numbers) | {"smallest_share": min(row[f"share_{c}"] for c in range(10))}
-                if f"{YARDSTICK}/frechet" in judged:
-                    row["yardstick"] = row["frechet"] / judged[f"{YARDSTICK}/frechet"]
-                if "agreement" in row:  # the class that falls furthest short of real images
-                    row["agreement_gap"] = max(judged[f"real/agreement_{c}"] - row[f"agreement_{c}"] for c in range(10))
+    """{label: {seed: {measure: value}}} of FAMILIES, from the records under `plots`."""
+    judged = {name: read_record(plots / name)["numbers"] for name in (JUDGED_SCHEMES, JUDGED)}
+    families = {}
+    for label, run in FAMILIES.items():
+        name = JUDGED_SCHEMES if label in SCHEMES else JUDGED
+        seeds = seeds_of(label, judged[name])
+        if not 2 <= len(seeds) <= len(STUDENT) + 1:
+            raise to_be_made(plots / name, f"has {len(seeds)} of the 2 to 10 runs {run} and "
+                                           f"{run}_seed<k> that {label} takes")
+        try:
+            families[label] = {seed: measures_of(label, seed, judged[name], plots)
+                               for seed in seeds}
+        except KeyError as error:
+            fault = f"or a record of {label}, {run}*, lacks {error}"
+            raise to_be_made(plots / name, fault) from error
     return families
 
 
+# ------------------------------------------------------------------------- means and intervals
 def column(family, measure, seeds=None):
-    """The values (S,) of one measure of a family {seed: {measure: value}} at these seeds, or at all it has."""
-    return np.array([family[seed][measure] for seed in seeds or sorted(family)])
+    """The values (S,) of a measure of a family {seed: {measure: value}}, at all seeds or these."""
+    if seeds is None:
+        seeds = sorted(family)
+    return np.array([family[seed][measure] for seed in seeds])
 
 
 def paired(values, others):
-    """Mean of the differences values - others, both (S,), a seed each, and the ends of its 95 % Student interval."""
+    """Mean of the differences values - others, both (S,), a seed each; the ends of its interval.
+
+    The interval is Student's for paired values, at 95 %.
+    """
     difference = np.subtract(values, others)
     half = STUDENT[len(difference) - 2] * difference.std(ddof=1) / len(difference)**0.5
     return difference.mean() + half * np.array((0, -1, 1))
 
 
+def change(family, base, measure):
+    """paired() of two families on the seeds of both; of Frechet distances a factor, by the log."""
+    seeds = sorted(family.keys() & base.keys())
+    pair = np.stack((column(family, measure, seeds), column(base, measure, seeds)))  # (2, S)
+    if "frechet" in measure:
+        return np.exp(paired(*np.log(pair)))
+    return paired(*pair)
+
+
 def summarise(families):
-    """The record's numbers: of every family and measure mean and sd, and the change against BASES with its interval."""
+    """The record's numbers: of every family and measure mean and sd, and the change to its base."""
     numbers = {}
-    for name, base in BASES.items():
-        family, other = families[name], families[base]
-        numbers[f"{name}/count"] = len(family), "d"
-        for measure in [measure for measure in MEASURES if measure in family[min(family)]]:
-            values, spec = column(family, measure), MEASURES[measure]
-            numbers[f"{name}/{measure}/mean"] = values.mean().item(), spec
-            numbers[f"{name}/{measure}/sd"] = values.std(ddof=1).item(), spec
-            if base == name or measure not in other[min(other)]:
+    for label, family in families.items():
+        numbers[f"{label}/count"] = len(family)
+        base = families[BASE_OF[label]] if label in BASE_OF else None
+        for measure in MEASURES:
+            if measure not in family[min(family)]:
                 continue
-            pairs = [column(it, measure, sorted(family.keys() & other.keys())) for it in (family, other)]
-            frechet = "frechet" in measure  # a distance changes by a factor, all others by a difference
-            change = np.exp(paired(*np.log(pairs))) if frechet else paired(*pairs)
-            for end, value in zip(("change", "change_low", "change_high"), change.tolist()):
-                numbers[f"{name}/{measure}/{end}"] = value, ".2f" if frechet else spec.replace(".", "+.")
+            values = column(family, measure)
+            numbers[f"{label}/{measure}/mean"] = values.mean().item()
+            numbers[f"{label}/{measure}/sd"] = values.std(ddof=1).item()
+            if base is not None and measure in base[min(base)]:
+                middle, low, high = change(family, base, measure).tolist()
+                numbers[f"{label}/{measure}/change"] = middle
+                numbers[f"{label}/{measure}/change_low"] = low
+                numbers[f"{label}/{measure}/change_high"] = high
     return numbers
 
 
-# ------------------------------------------------------------- helpers, the same text in every script that has them
-STYLE = {"backend": "Agg", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "gray",
-         "figure.constrained_layout.use": True, "pdf.fonttype": 42, "legend.frameon": False, "lines.linewidth": 1.2}
+def fingerprint(args):
+    """Some numbers of drawn families: a record whose code computes something else is found."""
+    rng = np.random.default_rng(0)
+    families = {label: {seed: {"frechet_ratio": rng.uniform(1, 2), "recall": rng.uniform()}
+                        for seed in (1, 2, 3)} for label in FAMILIES}
+    numbers = summarise(families)
+    return [numbers[f"cgan_fashion/{name}"] for name in (
+        "recall/mean", "recall/sd", "recall/change", "recall/change_low", "frechet_ratio/change",
+        "frechet_ratio/change_high")]
 
 
-@contextlib.contextmanager
-def replacing(path):
-    """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
-    with contextlib.ExitStack() as at_the_end:
-        at_the_end.callback(part.unlink, missing_ok=True)
-        yield part
-        part.replace(path)
-
-
-def save_figure(figure, path):
-    """Write a figure as PDF without its date, so that the same picture is the same bytes."""
-    with replacing(path) as part:
-        figure.savefig(part, metadata={"CreationDate": None})
-    plt.close(figure)
-
-
-def write_record(path, args, device, numbers, **fields):
-    """Write a run's record as JSON; `numbers` maps a name to (value, the format the report prints it in)."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    record = {"command": args.command, "settings": settings_of(args), "seed": args.seed, "device": name, **fields,
-              "versions": {m.__name__: m.__version__ for m in (torch, torchvision, np, matplotlib)},
-              "numbers": {key: {"value": value, "format": spec} for key, (value, spec) in numbers.items()}}
-    with replacing(path) as part:
-        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-
-
-def settings_of(args):
-    """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
-    return {name: value for name, value in vars(args).items() if name not in
-            ("data_dir", "out_dir", "runs_dir", "resume", "log_interval", "no_cuda", "command")}
-
-
-def run(main):
-    """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
-    try:
-        main()
-    except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "alloc" in str(error).lower()
-        if isinstance(error, RuntimeError) and not full:
-            raise
-        advice = "; make room, or name another folder" * bool(getattr(error, "errno", None))
-        sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
-    except KeyboardInterrupt:
-        print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
-        sys.exit(130)
-
-
-# ---------------------------------------------------------------------------------------------------- the figures
+# ------------------------------------------------------------------------------------ figures
 def draw_schemes(path, families, swings):
-    """Every scheme's runs, one mark a seed: distance, smallest class, what D believed; mean D {title: (epochs,)}."""
-    names = sorted(SCHEMES, key=lambda name: -column(families[name], "frechet_ratio").mean())  # the best on top
-    figure, panels = plt.subplots(1, 4, figsize=(6.5, 2.3), width_ratios=(1, 1, 1, 1.4))
-    for axes, label, measures in zip(panels, ("Frechet / real", "smallest share [%]", "mean D at the end"),
-                                     (["frechet_ratio"], ["smallest_share"], ["d_real", "d_fake"])):
-        for place, name in enumerate(names):
+    """Every scheme's runs, one mark a seed; beside them mean D {title: a value for each epoch}."""
+    def best_last(label):
+        return -column(families[label], "frechet_ratio").mean()
+
+    labels = sorted(SCHEMES, key=best_last)  # upwards: the best on top
+    figure = Figure(figsize=(6.5, 2.3))
+    panels = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.4))
+    columns = (("Frechet / real", ["frechet_ratio"]), ("smallest share [%]", ["smallest_share"]),
+               ("mean D at the end", ["d_real", "d_fake"]))
+    for axes, (title, measures) in zip(panels, columns):
+        for height, label in enumerate(labels):
             for mark, measure in zip("ox", measures):
-                values = column(families[name], measure) * (100 if "share" in measure else 1)
-                color = "C3" if name == "sweep_base" else "k"
-                axes.plot(values, [place] * len(values), mark, color=color, markersize=3, alpha=0.7)
-        titles = [SCHEMES[name] for name in names] if axes is panels[0] else []
-        axes.set(xlabel=label, yticks=range(len(names)), yticklabels=titles or [""] * len(names))
+                values = column(families[label], measure)
+                if measure == "smallest_share":
+                    values = 100 * values
+                axes.plot(values, [height] * len(values), mark, markersize=3, alpha=0.7,
+                          color="C3" if label == "sweep_base" else "k")
+        axes.set(xlabel=title, yticks=range(len(labels)), yticklabels=[""] * len(labels))
         axes.grid(axis="y", linewidth=0.3)
-    for style, (title, values) in zip((":", "--", "-"), swings.items()):
-        panels[3].plot(range(1, len(values) + 1), values, style, color="k", label=title)
+    panels[0].set_yticklabels([SCHEMES[label] for label in labels])
     panels[0].set_xticks((600, 1000, 1400))
     panels[2].set(xlim=(0, 1), xticks=(0, 0.5, 1))
+    for style, (title, values) in zip((":", "--", "-"), swings.items()):
+        panels[3].plot(range(1, len(values) + 1), values, style, color="k", label=title)
     panels[3].set(xlabel="epoch", ylabel="mean D, generated images", ylim=(0, 1))
     panels[3].legend(fontsize=6, handlelength=1.5, loc="upper right")
     save_figure(figure, path)
@@ -204,61 +310,261 @@ def draw_schemes(path, families, swings):
 
 def draw_pairs(path, families):
     """The same seed without and with labels, joined by a line."""
-    figure, panels = plt.subplots(1, 4, figsize=(6.5, 1.9))
-    pair = families["gan_fashion"], families["cgan_fashion"]
-    for axes, measure, label in zip(panels, ("frechet_ratio", "precision", "recall", "tv"),
-                                    ("Frechet distance / real", "precision", "recall", "total variation")):
-        lines = np.array([column(family, measure, sorted(pair[0].keys() & pair[1].keys())) for family in pair])
-        axes.plot((0, 1), lines, "o-", color="0.3", markersize=3, linewidth=0.8)
-        axes.set(xticks=(0, 1), xticklabels=("GAN", "Conditional"), xlim=(-0.3, 1.3), ylabel=label)
+    without, with_labels = families["gan_fashion"], families["cgan_fashion"]
+    seeds = sorted(without.keys() & with_labels.keys())
+    figure = Figure(figsize=(6.5, 1.9))
+    titles = {"frechet_ratio": "Frechet distance / real", "precision": "precision",
+              "recall": "recall", "tv": "total variation"}
+    for axes, (measure, title) in zip(figure.subplots(1, 4), titles.items()):
+        ends = (column(without, measure, seeds), column(with_labels, measure, seeds))
+        axes.plot((0, 1), ends, "o-", color="0.3", markersize=3, linewidth=0.8)
+        axes.set(xticks=(0, 1), xticklabels=("GAN", "Conditional"), xlim=(-0.3, 1.3), ylabel=title)
     save_figure(figure, path)
 
 
 def draw_pictures(path, pictures):
     """{title: images uint8 (24, 28, 28)} side by side, 4 in a row, on one fixed grey scale."""
-    figure, panels = plt.subplots(1, len(pictures), figsize=(6.5, 0.3 + 9.2 / len(pictures)), squeeze=False)
-    for axes, (title, images) in zip(panels[0], pictures.items()):
-        tiles = torchvision.utils.make_grid(torch.from_numpy(images)[:, None], 4, pad_value=128)
-        axes.imshow(tiles[0].numpy(), vmin=0, vmax=255)
+    figure = Figure(figsize=(6.5, 0.3 + 9.2 / len(pictures)))
+    panels = figure.subplots(1, len(pictures), squeeze=False)[0]
+    for axes, (title, images) in zip(panels, pictures.items()):
+        images = torch.from_numpy(images)[:, None]
+        tiles = torchvision.utils.make_grid(images, nrow=4, pad_value=128)[0]
+        axes.imshow(tiles.numpy(), vmin=0, vmax=255)
         axes.set(title=title.replace(", ", "\n"), xticks=[], yticks=[], frame_on=False)
     save_figure(figure, path)
 
 
-def parse_args(argv=None):
-    """The command line (default: sys.argv), checked; a wrong one ends with status 2 and one line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message} (--help lists every flag)\n")
-    parser.add_argument("--out-dir", type=Path, default=HERE / "plots", help="has the records, gets the figures")
-    parser.add_argument("--runs-dir", type=Path, default=HERE / "runs", help="has the samples")
-    parser.set_defaults(seed=None)  # nothing here is drawn at random
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser.parse_args(argv)
-    args.command = shlex.join(["python", Path(__file__).name, *argv])
+def read_pictures(path):
+    """The first 24 images uint8 (24, 28, 28) of a sample file."""
+    content = io.BytesIO(path.read_bytes())  # a file that cannot be read is not called damaged
+    try:
+        with np.load(content) as arrays:
+            images = arrays["images"][:24]
+        fit = images.dtype == np.uint8 and images.shape == (24, 28, 28)
+    except MemoryError:
+        raise
+    except Exception:  # NumPy and zipfile raise whatever the damage leads to
+        fit = False
+    if not fit:
+        raise OSError(f"{path} is damaged or no sample file: make it again or delete it")
+    return images
+
+
+# ------------------------------------------------------- files: the same text in every script
+STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
+         "image.cmap": "gray", "figure.constrained_layout.use": True, "pdf.fonttype": 42,
+         "legend.frameon": False, "lines.linewidth": 1.2}
+
+
+@contextlib.contextmanager
+def own_settings():
+    """Figures in this script's style and float32, whatever is configured; undone afterwards."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items()
+                if "backend" not in key}  # figures here are no windows
+    try:
+        with matplotlib.rc_context(defaults | STYLE):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def prepare_folders(*folders):
+    """Make folders, see that they can be written, delete half-written files of dead processes."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        for part in folder.glob(".part-*"):
+            with contextlib.suppress(OSError, ValueError):  # another process was faster
+                if is_running(int(part.name.split("-")[1])):
+                    continue
+                if part.is_dir():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink()
+
+
+def is_running(process_id):
+    """Whether there is such a process. Windows cannot be asked, but deletes no open file."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process_id, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a name beside `path`, this process's own; renamed to `path` if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_figure(figure, path):
+    """Write a figure as PDF without its date, so that the same picture is the same bytes."""
+    content = io.BytesIO()  # matplotlib would hide a full disk behind a fault of its own
+    figure.savefig(content, format="pdf", metadata={"CreationDate": None})
+    with replacing(path) as part:
+        part.write_bytes(content.getvalue())
+
+
+def machine(device):
+    """Where a result is made: processor, threads, versions, this script's commit ("+": changed)."""
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    else:
+        cpuinfo = Path("/proc/cpuinfo")
+        lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        processor = models[0] if models else platform.processor() or platform.machine()
+    commit = "unknown"
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, check=True,
+                              capture_output=True, text=True)
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", __file__], cwd=HERE)
+        commit = head.stdout.strip() + ("+" if changed.returncode else "")
+    versions = {module.__name__: str(module.__version__)
+                for module in (torch, torchvision, np, matplotlib)}
+    return {"processor": processor, "threads": torch.get_num_threads(), "commit": commit,
+            "versions": versions}
+
+
+def settings_of(args):
+    """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
+    others = ("data_dir", "out_dir", "runs_dir", "resume", "fresh", "log_interval", "no_cuda",
+              "run_name", "command")
+    return {name: value for name, value in vars(args).items() if name not in others}
+
+
+def write_record(path, args, machines, numbers, headline=(), **fields):
+    """Write a run's record as JSON; of one that was there, print how the `headline` moved.
+
+    `numbers` maps names to plain numbers; the report decides how many of their digits it prints.
+    """
+    record = {"command": args.command, "settings": settings_of(args), "machines": machines,
+              **fields, "numbers": numbers}
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        before = json.loads(path.read_text())["numbers"]
+        for name in headline:
+            print(f"{path.stem}: {name} {before[name]:.6g} -> {numbers[name]:.6g}")
+    with replacing(path) as part:
+        part.write_text(text)
+
+
+def folder(text):
+    """An argparse type: a path, in which ~ is the home folder also where no shell has seen it."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+
+
+def named(args, prefix, chosen, parser, argv):
+    """`args` with .command, as one types it again, and .run_name.
+
+    The name is `prefix`, which stands for the flags `chosen`, and every other setting that is not
+    its default, the seed last: gan_fashion_lr-g0.0002_beta1-0.5_seed3.
+    """
+    defaults = vars(parser.parse_args([]))
+    words = [prefix]
+    for name, value in sorted(settings_of(args).items(), key=lambda setting: setting[0] == "seed"):
+        if name not in chosen and value != defaults[name]:
+            flag = name.replace("_", "-") + ("-" if name[-1].isdigit() else "")
+            text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+            words.append(flag + text)
+    args.run_name = getattr(args, "run_name", None) or "_".join(words)
+    if not re.fullmatch(r"\w([\w.-]{0,117}\w)?", args.run_name):
+        parser.error(f"the run's name {args.run_name!r} is not 1 to 119 letters, digits, '_', '.' "
+                     "and '-': give another --run-name")
+    typed = [word for word in argv if word not in ("--resume", "--fresh")]
+    args.command = shlex.join(["python", Path(__file__).name, *typed])
     return args
 
 
+def run(main):
+    """Call main(); a fault that a person can mend ends in one line and with status 1.
+
+    Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
+    """
+    script = Path(sys.argv[0]).name
+    again = "a training run goes on with --resume"
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"\n{script}: stopped; {again}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python itself flushes once more at the end
+        sys.exit(f"{script}: its output was closed (broken pipe); {again}")
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error).lower():
+            raise
+        sys.exit(f"{script}: out of memory: give smaller sizes; {again}")
+    except (OSError, FloatingPointError) as error:
+        advice = ""
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            advice = "; make room, or name another folder"
+        elif getattr(error, "errno", None):
+            advice = "; name another folder"
+        sys.exit(f"{script}: {error}{advice}")
+
+
+# ------------------------------------------------------------------------------- command line
+def parse_args(argv=None):
+    """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
+    parser.add_argument("--out-dir", type=folder, default=HERE / "plots",
+                        help="has the records, gets the figures")
+    parser.add_argument("--runs-dir", type=folder, default=HERE / "runs", help="has the samples")
+    return named(parser.parse_args(argv), "p5_seeds", (), parser, argv)
+
+
 def main(argv=None):
-    args, start = parse_args(argv), time.perf_counter()
-    plt.rcParams.update(STYLE)
-    families = read_families(args.out_dir)
-    numbers = summarise(families)
-    for name in [name for name in BASES if name not in SCHEMES]:
-        print(f"{name:26}", *(f"{measure} {numbers[f'{name}/{measure}/mean'][0]:.3f}"
-                              for measure in ("frechet_ratio", "precision", "recall", "tv")))
-    files = {title: args.runs_dir / f"{run}_samples.npz" for run, title in PICTURES.items()}
-    swings = {}
-    for run, title in SWINGS.items():
-        path = next(args.out_dir.rglob(f"{run}.json"), args.out_dir / f"{run}.json")
-        swings[title] = read(path, lambda path: json.loads(path.read_text())["curves"]["d_fake"])
-    draw_schemes(args.out_dir / "p5_seeds_schemes.pdf", families, swings)
-    draw_pairs(args.out_dir / "p5_seeds_pairs.pdf", families)
-    if absent := [path.name for path in files.values() if not path.exists()]:
-        print(f"p5_seeds_pictures.pdf is not drawn anew: {args.runs_dir} lacks {', '.join(absent)} (run make sweeps)")
-    else:
-        pictures = {title: read(path, lambda path: np.load(path)["images"][:24]) for title, path in files.items()}
-        draw_pictures(args.out_dir / "p5_seeds_pictures.pdf", pictures)
-    write_record(args.out_dir / "p5_seeds.json", args, torch.device("cpu"), numbers,
-                 seconds=time.perf_counter() - start, curves={})
+    args = parse_args(argv)
+    with own_settings():
+        start = time.perf_counter()
+        prepare_folders(args.out_dir)
+        families = read_families(args.out_dir)
+        numbers = summarise(families)
+        for label in FAMILIES:
+            if label not in SCHEMES:
+                means = (f"{measure} {numbers[f'{label}/{measure}/mean']:.3f}"
+                         for measure in ("frechet_ratio", "precision", "recall", "tv"))
+                print(f"{label:26}", *means)
+
+        stem = f"{args.out_dir / args.run_name}"
+        swings = {title: curve_of(run, "d_fake", args.out_dir) for run, title in SWINGS.items()}
+        draw_schemes(Path(f"{stem}_schemes.pdf"), families, swings)
+        draw_pairs(Path(f"{stem}_pairs.pdf"), families)
+        samples = {run: args.runs_dir / f"{run}_samples.npz" for run in PICTURES}
+        absent = [path.name for path in samples.values() if not path.exists()]
+        if absent:
+            print(f"{args.run_name}_pictures.pdf is not drawn anew: {args.runs_dir} lacks "
+                  f"{', '.join(absent)} (`python report/run.py` makes them)")
+        else:
+            pictures = {title: read_pictures(samples[run]) for run, title in PICTURES.items()}
+            draw_pictures(Path(f"{stem}_pictures.pdf"), pictures)
+        headline = [f"{label}/frechet_ratio/mean"
+                    for label in ("vae_fashion", "gan_fashion", "cgan_fashion")]
+        write_record(Path(f"{stem}.json"), args, [machine(torch.device("cpu"))], numbers, headline,
+                     fingerprint=fingerprint(args), seconds=time.perf_counter() - start, curves={})
 
 
 if __name__ == "__main__":

@@ -10,18 +10,29 @@ side by side. Writes plots/p5_toys.json and plots/p5_toys_<prior, maps>.pdf.
 """
 import argparse
 import contextlib
+import errno
+import io
 import json
 import math
+import os
+import platform
+import re
 import shlex
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+if __name__ == "__main__":
+    os.environ["MPLBACKEND"] = "agg"  # a notebook hands down its own, which may be missing here
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torchvision
+from matplotlib.figure import Figure
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -146,7 +157,8 @@ def compare_priors(args, device):
         return draw_priors((args.seeds, 128), generator), reals.repeat(2, 1, 1)
     seeds = [1000 * args.seed + i for i in range(args.seeds)]
     params = train(draw, 2 * seeds, 64, 3, RECIPES["prior"], args.prior_steps, device)
-    samples = mlp(params, z := draw_priors((args.seeds, 10_000), generator))
+    z = draw_priors((args.seeds, 10_000), generator)
+    samples = mlp(params, z)
     distance, nearest = torch.cdist(samples, MODES).min(2)
     far = distance > FAR * MODE_SD
     hit = (F.one_hot(nearest, len(MODES)) * ~far[..., None]).float().mean(1) > 0.01  # (2 seeds, modes)
@@ -216,7 +228,13 @@ def verdicts(scores):
     one_to_one = (scores["distinct"] == len(CLUSTERS)) & (scores["on"] >= 0.9)
     consistent = (one_to_one & (scores["round_trip"] <= CLUSTER_SD)).all(0)
     right = consistent & (scores["agreement"] >= 0.9).all(0)
-    return ["right" if r else "wrong" if c else "neither" for r, c in zip(right.tolist(), consistent.tolist())]
+    results = []
+    for is_right, is_consistent in zip(right.tolist(), consistent.tolist()):
+        if is_right:
+            results.append("right")
+        else:
+            results.append("wrong" if is_consistent else "neither")
+    return results
 
 
 def compare_maps(args, device):
@@ -231,69 +249,11 @@ def compare_maps(args, device):
     return x, results
 
 
-# ------------------------------------------------------------- helpers, the same text in every script that has them
-STYLE = {"backend": "Agg", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "gray",
-         "figure.constrained_layout.use": True, "pdf.fonttype": 42, "legend.frameon": False, "lines.linewidth": 1.2}
-
-
-def choose_device(no_cuda):
-    """The CUDA device where there is one and `no_cuda` is off, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() and not no_cuda else "cpu")
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
-    with contextlib.ExitStack() as at_the_end:
-        at_the_end.callback(part.unlink, missing_ok=True)
-        yield part
-        part.replace(path)
-
-
-def save_figure(figure, path):
-    """Write a figure as PDF without its date, so that the same picture is the same bytes."""
-    with replacing(path) as part:
-        figure.savefig(part, metadata={"CreationDate": None})
-    plt.close(figure)
-
-
-def write_record(path, args, device, numbers, **fields):
-    """Write a run's record as JSON; `numbers` maps a name to (value, the format the report prints it in)."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    record = {"command": args.command, "settings": settings_of(args), "seed": args.seed, "device": name, **fields,
-              "versions": {m.__name__: m.__version__ for m in (torch, torchvision, np, matplotlib)},
-              "numbers": {key: {"value": value, "format": spec} for key, (value, spec) in numbers.items()}}
-    with replacing(path) as part:
-        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-
-
-def settings_of(args):
-    """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
-    return {name: value for name, value in vars(args).items() if name not in
-            ("data_dir", "out_dir", "runs_dir", "resume", "log_interval", "no_cuda", "command")}
-
-
-def run(main):
-    """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
-    try:
-        main()
-    except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "alloc" in str(error).lower()
-        if isinstance(error, RuntimeError) and not full:
-            raise
-        advice = "; make room, or name another folder" * bool(getattr(error, "errno", None))
-        sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
-    except KeyboardInterrupt:
-        print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
-        sys.exit(130)
-
-
 # --------------------------------------------------------------------------------------------- figures and the record
 def draw_prior_figure(path, table, samples, far):
     """Samples of the seed of median share under both priors, all shares, and norms on paths between two draws."""
-    figure, panels = plt.subplots(1, 4, figsize=(6.5, 1.75), width_ratios=(1, 1, 0.8, 1.2))
+    figure = Figure(figsize=(6.5, 1.75))
+    panels = figure.subplots(1, 4, width_ratios=(1, 1, 0.8, 1.2))
     middle = table["share"][0].argsort()[len(table["share"][0]) // 2].item()
     for axes, row, prior in zip(panels, (middle, middle + len(samples) // 2), PRIORS):
         points, flags = samples[row, :2000], far[row, :2000]
@@ -325,7 +285,8 @@ def draw_maps_figure(path, x, results):
     images = {name.replace(", ", ",\n") if "," in name else f"{name}:\n{verdict}":
               results[name][2][results[name][1].index(verdict)] for name, verdict in shown}
     labels = torch.cdist(x, CLUSTERS).argmin(1)
-    figure, row = plt.subplots(1, 2 + len(images), figsize=(6.5, 1.7), sharex=True, sharey=True)
+    figure = Figure(figsize=(6.5, 1.7))
+    row = figure.subplots(1, 2 + len(images), sharex=True, sharey=True)
     for axes, (title, points) in zip(row, {"$x$": x, "right map\nof $x$": x @ TURN, **images}.items()):
         if axes is not row[0]:
             axes.scatter(*(CLUSTERS @ TURN).T, s=130, facecolors="none", edgecolors="0.7", linewidths=0.7)
@@ -342,57 +303,265 @@ def draw_maps_figure(path, x, results):
 def make_numbers(table, x, results):
     """The record's numbers: scores over seeds (mean, std, min, max), norms over sqrt(d), a round trip by chance."""
     difference = table["share"][0] - table["share"][1]
-    numbers = {"ideal/share": (math.exp(-FAR**2 / 2), ".1e"), "paired/positive": ((difference > 0).sum().item(), "d"),
-               "chance/round_trip": (torch.cdist(x, x).mean().item(), ".2f")}
+    numbers = {"ideal/share": math.exp(-FAR**2 / 2),
+               "paired/positive": (difference > 0).sum().item(),
+               "chance/round_trip": torch.cdist(x, x).mean().item()}
     for d in DIMENSIONS:
         mean, sd, inside = shell(d)
-        numbers |= {f"norm/{d}/mean": (mean, ".2f"), f"norm/{d}/sd": (sd, ".2f"),
-                    f"norm/{d}/midpoint": (mean / math.sqrt(2), ".2f"),
-                    f"norm/{d}/inside": (inside, ".2f" if d < 50 else ".0e")}
+        numbers |= {f"norm/{d}/mean": mean, f"norm/{d}/sd": sd,
+                    f"norm/{d}/midpoint": mean / math.sqrt(2), f"norm/{d}/inside": inside}
     scores = {prior: {key: score[row] for key, score in table.items()} for row, prior in enumerate(PRIORS)}
     scores["paired"] = {"share": difference}
     for name, (own, found, _) in results.items():
         scores[name] = {key: score.mean(0) for key, score in own.items()}  # of both directions
-        numbers |= {f"{name}/{verdict}": (found.count(verdict), "d") for verdict in ("right", "wrong", "neither")}
-    return numbers | {f"{name}/{key}/{statistic}": (getattr(score, statistic)().item(), f".{2 + (key == 'share')}f")
+        numbers |= {f"{name}/{verdict}": found.count(verdict) for verdict in ("right", "wrong", "neither")}
+    return numbers | {f"{name}/{key}/{statistic}": getattr(score, statistic)().item()
                       for name, own in scores.items() for key, score in own.items()
                       for statistic in ("mean", "std", "min", "max")}
 
 
-def parse_args(argv=None):
-    """The command line (default: sys.argv), checked; a wrong one ends with status 2 and one line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message} (--help lists every flag)\n")
-    parser.add_argument("--prior-steps", type=int, default=3500, help="training steps of 5.7")
-    parser.add_argument("--map-steps", type=int, default=2500, help="training steps of 5.8")
-    parser.add_argument("--seeds", type=int, default=10, help="trainings of everything, side by side")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
-    parser.add_argument("--out-dir", type=Path, default=HERE / "plots", help="for the figures and the record")
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser.parse_args(argv)
-    for name, low, high in (("prior_steps", 1, 10**6), ("map_steps", 1, 10**6), ("seeds", 2, 99), ("seed", 0, 2**31)):
-        if not low <= vars(args)[name] <= high:
-            parser.error(f"--{name.replace('_', '-')} {vars(args)[name]} is not between {low} and {high}")
-    args.command = shlex.join(["python", Path(__file__).name, *argv])
+# ------------------------------------------------------- files: the same text in every script
+STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
+         "image.cmap": "gray", "figure.constrained_layout.use": True, "pdf.fonttype": 42,
+         "legend.frameon": False, "lines.linewidth": 1.2}
+
+
+def choose_device(no_cuda):
+    """The CUDA device where there is one and `no_cuda` is off, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() and not no_cuda else "cpu")
+
+
+@contextlib.contextmanager
+def own_settings():
+    """Figures in this script's style and float32, whatever is configured; undone afterwards."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items()
+                if "backend" not in key}  # figures here are no windows
+    try:
+        with matplotlib.rc_context(defaults | STYLE):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def prepare_folders(*folders):
+    """Make folders, see that they can be written, delete half-written files of dead processes."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        for part in folder.glob(".part-*"):
+            with contextlib.suppress(OSError, ValueError):  # another process was faster
+                if is_running(int(part.name.split("-")[1])):
+                    continue
+                if part.is_dir():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink()
+
+
+def is_running(process_id):
+    """Whether there is such a process. Windows cannot be asked, but deletes no open file."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process_id, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a name beside `path`, this process's own; renamed to `path` if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_figure(figure, path):
+    """Write a figure as PDF without its date, so that the same picture is the same bytes."""
+    content = io.BytesIO()  # matplotlib would hide a full disk behind a fault of its own
+    figure.savefig(content, format="pdf", metadata={"CreationDate": None})
+    with replacing(path) as part:
+        part.write_bytes(content.getvalue())
+
+
+def machine(device):
+    """Where a result is made: processor, threads, versions, this script's commit ("+": changed)."""
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    else:
+        cpuinfo = Path("/proc/cpuinfo")
+        lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        processor = models[0] if models else platform.processor() or platform.machine()
+    commit = "unknown"
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, check=True,
+                              capture_output=True, text=True)
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", __file__], cwd=HERE)
+        commit = head.stdout.strip() + ("+" if changed.returncode else "")
+    versions = {module.__name__: str(module.__version__)
+                for module in (torch, torchvision, np, matplotlib)}
+    return {"processor": processor, "threads": torch.get_num_threads(), "commit": commit,
+            "versions": versions}
+
+
+def settings_of(args):
+    """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
+    others = ("data_dir", "out_dir", "runs_dir", "resume", "fresh", "log_interval", "no_cuda",
+              "run_name", "command")
+    return {name: value for name, value in vars(args).items() if name not in others}
+
+
+def write_record(path, args, machines, numbers, headline=(), **fields):
+    """Write a run's record as JSON; of one that was there, print how the `headline` moved.
+
+    `numbers` maps names to plain numbers; the report decides how many of their digits it prints.
+    """
+    record = {"command": args.command, "settings": settings_of(args), "machines": machines,
+              **fields, "numbers": numbers}
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        before = json.loads(path.read_text())["numbers"]
+        for name in headline:
+            print(f"{path.stem}: {name} {before[name]:.6g} -> {numbers[name]:.6g}")
+    with replacing(path) as part:
+        part.write_text(text)
+
+
+def number(kind, least, most):
+    """An argparse type: a number of `kind`, int or float, from `least` to `most`."""
+    def convert(text):
+        value = kind(text)
+        if not least <= value <= most:  # a NaN fails too
+            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
+        return value
+    convert.__name__ = kind.__name__  # argparse says "invalid int value"
+    return convert
+
+
+def folder(text):
+    """An argparse type: a path, in which ~ is the home folder also where no shell has seen it."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+
+
+def named(args, prefix, chosen, parser, argv):
+    """`args` with .command, as one types it again, and .run_name.
+
+    The name is `prefix`, which stands for the flags `chosen`, and every other setting that is not
+    its default, the seed last: gan_fashion_lr-g0.0002_beta1-0.5_seed3.
+    """
+    defaults = vars(parser.parse_args([]))
+    words = [prefix]
+    for name, value in sorted(settings_of(args).items(), key=lambda setting: setting[0] == "seed"):
+        if name not in chosen and value != defaults[name]:
+            flag = name.replace("_", "-") + ("-" if name[-1].isdigit() else "")
+            text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+            words.append(flag + text)
+    args.run_name = getattr(args, "run_name", None) or "_".join(words)
+    if not re.fullmatch(r"\w([\w.-]{0,117}\w)?", args.run_name):
+        parser.error(f"the run's name {args.run_name!r} is not 1 to 119 letters, digits, '_', '.' "
+                     "and '-': give another --run-name")
+    typed = [word for word in argv if word not in ("--resume", "--fresh")]
+    args.command = shlex.join(["python", Path(__file__).name, *typed])
     return args
+
+
+def run(main):
+    """Call main(); a fault that a person can mend ends in one line and with status 1.
+
+    Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
+    """
+    script = Path(sys.argv[0]).name
+    again = "a training run goes on with --resume"
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"\n{script}: stopped; {again}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python itself flushes once more at the end
+        sys.exit(f"{script}: its output was closed (broken pipe); {again}")
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error).lower():
+            raise
+        sys.exit(f"{script}: out of memory: give smaller sizes; {again}")
+    except (OSError, FloatingPointError) as error:
+        advice = ""
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            advice = "; make room, or name another folder"
+        elif getattr(error, "errno", None):
+            advice = "; name another folder"
+        sys.exit(f"{script}: {error}{advice}")
+
+
+# ------------------------------------------------------------------------------- command line
+def parse_args(argv=None):
+    """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
+    parser.add_argument("--prior-steps", type=number(int, 1, 10**6), default=3500, help="of 5.7")
+    parser.add_argument("--map-steps", type=number(int, 1, 10**6), default=2500, help="of 5.8")
+    parser.add_argument("--seeds", type=number(int, 2, 99), default=10,
+                        help="trainings of everything, side by side")
+    parser.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="of all chance")
+    parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
+    parser.add_argument("--out-dir", type=folder, default=HERE / "plots", help="for the figures and the record")
+    argv = sys.argv[1:] if argv is None else argv
+    return named(parser.parse_args(argv), "p5_toys", (), parser, argv)
+
+
+def fingerprint(args):
+    """Weights that two steps of either experiment leave, summed, and the share far from the modes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    short = argparse.Namespace(**vars(args) | {"prior_steps": 2, "map_steps": 2})
+    table, _, _ = compare_priors(short, torch.device("cpu"))
+    numbers = [table["stretch"].mean().item()]
+    for recipe in ("plain", "stable"):
+        weights = [VARIANTS[name][1:] for name in VARIANTS if VARIANTS[name][0] == recipe]
+        params = train_maps(recipe, weights, short, torch.device("cpu"))
+        numbers.append(sum(p.double().square().sum().item() for p in params))
+    torch.set_num_threads(threads)
+    return numbers
 
 
 def main(argv=None):
     args = parse_args(argv)
-    device = choose_device(args.no_cuda)
-    plt.rcParams.update(STYLE)
-    start = time.perf_counter()
-    table, samples, far = compare_priors(args, device)
-    x, results = compare_maps(args, device)
-    numbers = make_numbers(table, x, results)
-    for name in (*PRIORS, *results):
-        own = [key for key in numbers if key.startswith(f"{name}/") and not key.endswith(("min", "max", "std"))]
-        print(f"{name:20}" + ", ".join(f"{key.split('/')[1]} {numbers[key][0]:{numbers[key][1]}}" for key in own))
-    draw_prior_figure(args.out_dir / "p5_toys_prior.pdf", table, samples, far)
-    draw_maps_figure(args.out_dir / "p5_toys_maps.pdf", x, results)
-    write_record(args.out_dir / "p5_toys.json", args, device, numbers, seconds=time.perf_counter() - start, curves={})
-    print(f"record and figures: {args.out_dir / 'p5_toys'}*")
+    with own_settings():
+        prepare_folders(args.out_dir)
+        device = choose_device(args.no_cuda)
+        start = time.perf_counter()
+        steps = fingerprint(args)
+        table, samples, far = compare_priors(args, device)
+        x, results = compare_maps(args, device)
+        numbers = make_numbers(table, x, results)
+        for name in (*PRIORS, *results):
+            shown = [key for key in numbers if key.startswith(f"{name}/")
+                     and not key.endswith(("min", "max", "std"))]
+            print(f"{name:20}" + ", ".join(f"{key.split('/')[1]} {numbers[key]:.3g}" for key in shown))
+        stem = f"{args.out_dir / args.run_name}"
+        draw_prior_figure(Path(f"{stem}_prior.pdf"), table, samples, far)
+        draw_maps_figure(Path(f"{stem}_maps.pdf"), x, results)
+        write_record(Path(f"{stem}.json"), args, [machine(device)], numbers,
+                     ("Gaussian/share/mean", "mixture/share/mean"), fingerprint=steps,
+                     seconds=time.perf_counter() - start, curves={})
+    print(f"record and figures: {stem}*")
 
 
 if __name__ == "__main__":

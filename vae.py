@@ -1,33 +1,49 @@
 """Problems 4.2 and 4.3: a variational autoencoder on MNIST and on Fashion-MNIST.
 
-    python vae.py                      MNIST, the handed-out network and settings (10 epochs)
-    python vae.py --dataset fashion    Fashion-MNIST, the best settings found; samples from a prior fitted to the codes
+    python vae.py                                        MNIST, handed-out network and settings
+    python vae.py --dataset fashion                      Fashion-MNIST, the best settings found
+    python vae.py --dataset fashion --recipe handout     Fashion-MNIST as MNIST was handed out
+    python vae.py --resume                               go on where a run was stopped
 
-Writes runs/<run>.pt (checkpoint; --resume continues), runs/<run>/ (grids of every epoch), runs/<run>_samples.npz
-(10 000 samples; normal_<run>_samples.npz: those of N(0, I) beside a fitted prior's), plots/<run>.json and _*.pdf. The
-model is Kingma & Welling's (2014, arXiv:1312.6114): p(z) = N(0, I), q(z|x) = N(mu, diag(exp(logvar))), pixels in [0, 1]
-scored by the Bernoulli cross-entropy, in nats per image. On grey pixels that is no negative log likelihood.
+A run is named after its command: vae_mnist, vae_fashion_beta0.5_seed2. It writes
+    runs/<run>.pt              checkpoint, saved after every epoch
+    runs/<run>/                grids of every epoch
+    runs/<run>_samples.npz     10 000 samples (normal_<run>_samples.npz: those of N(0, I) beside a
+                               fitted prior's)
+    plots/<run>.json, _*.pdf   record and figures
+
+The model is Kingma & Welling's (2014, arXiv:1312.6114): p(z) = N(0, I), q(z|x) = N(mu,
+diag(exp(logvar))), pixels in [0, 1] scored by the Bernoulli cross-entropy, in nats per image. On
+grey pixels that is no negative log likelihood.
 """
 import argparse
 import contextlib
+import errno
+import gzip
 import io
 import json
 import math
+import os
+import platform
 import re
 import shlex
-import sqlite3
+import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
 import zlib
 from pathlib import Path
 
+if __name__ == "__main__":
+    os.environ["MPLBACKEND"] = "agg"  # a notebook hands down its own, which may be missing here
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
+from matplotlib.figure import Figure
 from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 from tqdm import tqdm
@@ -35,24 +51,36 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 PIXELS = 28 * 28
 
-DEFAULTS = {  # MNIST keeps the handed-out settings, Fashion-MNIST has the best ones found
-    "mnist": dict(run_name="vae_mnist", epochs=10, batch_size=128, hidden_dim=400, layers=1, schedule="constant",
-                  beta=1.0, warmup=0, prior="normal"),
-    "fashion": dict(run_name="vae_fashion", epochs=60, batch_size=64, hidden_dim=512, layers=2, schedule="linear",
-                    beta=0.75, warmup=30, prior="mixture"),
+RECIPES = {  # what --recipe sets, flag by flag
+    "handout": {"epochs": 10, "batch_size": 128, "hidden_dim": 400, "layers": 1, "beta": 1.0,
+                "warmup": 0, "schedule": "constant", "prior": "normal"},
+    "best": {"epochs": 60, "batch_size": 64, "hidden_dim": 512, "layers": 2, "beta": 0.75,
+             "warmup": 30, "schedule": "linear", "prior": "mixture"},
+    "lowest": {"epochs": 100, "batch_size": 64, "hidden_dim": 1024, "layers": 2, "beta": 1.0,
+               "warmup": 50, "schedule": "linear", "prior": "mixture"},
 }
+RECIPE_OF = {"mnist": "handout", "fashion": "best"}  # where no --recipe is given
 
 
+# -------------------------------------------------------------------------------------- model
 class VAE(nn.Module):
-    """The handed-out network 784-400-20-400-784; `layers` > 1 repeats the hidden layer on both sides."""
+    """The handed-out network 784-400-20-400-784; `layers` > 1 repeats the hidden layer."""
 
     def __init__(self, hidden_dim=400, layers=1, latent_dim=20):
         super().__init__()
+
+        def further_layers():
+            blocks = [nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU())
+                      for _ in range(layers - 1)]
+            return nn.Sequential(*blocks)
+
         self.fc1 = nn.Linear(PIXELS, hidden_dim)
-        self.deeper_encoder, self.deeper_decoder = (nn.Sequential(*(
-            nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU()) for _ in range(layers - 1))) for _ in range(2))
-        self.fc21, self.fc22 = (nn.Linear(hidden_dim, latent_dim) for _ in range(2))  # mean, log variance of q(z|x)
-        self.fc3, self.fc4 = nn.Linear(latent_dim, hidden_dim), nn.Linear(hidden_dim, PIXELS)
+        self.deeper_encoder = further_layers()
+        self.deeper_decoder = further_layers()
+        self.fc21 = nn.Linear(hidden_dim, latent_dim)  # mean of q(z|x)
+        self.fc22 = nn.Linear(hidden_dim, latent_dim)  # log variance of q(z|x)
+        self.fc3 = nn.Linear(latent_dim, hidden_dim)
+        self.fc4 = nn.Linear(hidden_dim, PIXELS)
 
     def encode(self, x):
         """x (B, 784) in [0, 1] -> mean and log variance of q(z|x), each (B, latent)."""
@@ -60,7 +88,7 @@ class VAE(nn.Module):
         return self.fc21(h), self.fc22(h)
 
     def reparameterize(self, mu, logvar):
-        """Draw z = mu + sigma * epsilon, so that gradients reach mu and logvar (Kingma & Welling, section 2.4)."""
+        """Draw z = mu + sigma * epsilon, so that gradients reach mu and logvar (section 2.4)."""
         return mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
 
     def decode(self, z):
@@ -68,66 +96,342 @@ class VAE(nn.Module):
         return self.fc4(self.deeper_decoder(F.relu(self.fc3(z))))
 
     def forward(self, x):
-        """x (B, 1, 28, 28) or (B, 784) in [0, 1] -> (logits of the reconstruction (B, 784), mu, logvar)."""
+        """x (B, 1, 28, 28) or (B, 784) in [0, 1] -> (logits (B, 784), mu, logvar)."""
         mu, logvar = self.encode(x.view(-1, PIXELS))
         return self.decode(self.reparameterize(mu, logvar)), mu, logvar
 
 
+# --------------------------------------------------------------------------------------- loss
+def VAE_loss_function(recon_x, x, mu, logvar, beta=1.0):
+    """Reconstruction + beta * KL in nats, summed over pixels and batch; beta = 1 is -ELBO.
+
+    recon_x: logits (B, 784); x: B images in [0, 1]; mu, logvar: (B, latent).
+    """
+    reconstruction = cross_entropy(recon_x, x.view_as(recon_x))
+    return reconstruction + beta * gaussian_kl(mu, logvar)
+
+
 def gaussian_kl(mu, logvar):
-    """KL(N(mu, diag(exp(logvar))) || N(0, I)) in nats, summed over batch and dimensions (appendix B of the paper)."""
+    """KL(N(mu, diag(exp(logvar))) || N(0, I)) in nats, summed over the batch (appendix B)."""
     return -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
 
 
-def VAE_loss_function(recon_x, x, mu, logvar, beta=1.0):
-    """Reconstruction + beta * KL in nats, summed over pixels and batch; beta = 1: -ELBO if pixels are 0 or 1.
+def cross_entropy(logits, x):
+    """binary_cross_entropy_with_logits(logits, x, reduction="sum"), in half the time on a CPU.
 
-    recon_x: logits l (B, 784); x: B images in [0, 1]; mu, logvar: (B, latent). Equals binary_cross_entropy_with_logits,
-    in half the time on a CPU: with s = sigmoid(l) a pixel costs -x log s - (1 - x) log(1 - s) = l (s - x) + H(s), where
-    H(s) = -s log s - (1 - s) log(1 - s). The derivative by s is 0, so s is detached, and that by l is s - x."""
-    s = recon_x.detach().sigmoid()
+    With s = sigmoid(l), a pixel costs -x log s - (1 - x) log(1 - s) = l (s - x) + H(s), where
+    H(s) = -s log s - (1 - s) log(1 - s). The derivative of that by s is 0, so s is detached, and
+    autograd is left with the derivative by l, which is s - x.
+    """
+    s = logits.detach().sigmoid()
     m = torch.maximum(s, 1 - s)
-    entropy = ((1 - m) * recon_x.detach().abs() - m.log()).sum()  # H(s) by one logarithm, in which nothing underflows
-    return (recon_x * (s - x.view_as(s))).sum() + entropy + beta * gaussian_kl(mu, logvar)
+    entropy = (1 - m) * logits.detach().abs() - m.log()  # H(s), in which nothing underflows
+    return (logits * (s - x)).sum() + entropy.sum()
+
+
+# ----------------------------------------------------------------------------------- training
+def kl_weight(args, epoch):
+    """Small at first, so that z is used (Bowman et al. 2016), then --beta."""
+    return args.beta * min(1, epoch / max(1, args.warmup))
+
+
+def learning_rate(args, progress):
+    """--lr, or falling from it to 0 over the last 30 % of training; `progress` is in [0, 1)."""
+    if args.schedule == "constant":
+        return args.lr
+    return args.lr * min(1, (1 - progress) / 0.3)
+
+
+def train(model, images, optimizer, args, epoch, bar, precision="float32"):
+    """One epoch over `images` (N, 784) in [0, 1]; {train_loss, ...} in nats per image, beta = 1."""
+    torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on the state before alone
+    beta = kl_weight(args, epoch)
+    batches = torch.randperm(len(images)).to(images.device).split(args.batch_size)
+    totals = torch.zeros(2, dtype=torch.float64, device=images.device)  # of the loss and of the KL
+    for step, batch in enumerate(batches):
+        progress = (epoch - 1 + step / len(batches)) / args.epochs
+        optimizer.param_groups[0]["lr"] = learning_rate(args, progress)
+        x = images.index_select(0, batch)
+        bfloat16 = precision == "bfloat16"
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):  # of products only
+            recon, mu, logvar = model(x)
+        recon, mu, logvar = recon.float(), mu.float(), logvar.float()
+        loss = VAE_loss_function(recon, x, mu, logvar, beta)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        totals += torch.stack((loss.detach(), gaussian_kl(mu.detach(), logvar.detach())))
+        if (step + 1) % args.log_interval == 0:
+            text = f"epoch {epoch}, loss {loss.item() / len(x):.1f} nats"
+            bar.set_postfix_str(text, refresh=False)
+        bar.update()
+    loss, kl = (totals / len(images)).tolist()
+    return {"train_loss": loss + (1 - beta) * kl, "train_reconstruction": loss - beta * kl,
+            "train_kl": kl}
+
+
+@torch.no_grad()
+def test(model, images, args, prior=None):
+    """{test_loss, ...} of `images` (N, 784) in nats per image, one seeded z each, beta = 1.
+
+    `prior` is p(z), a distribution over (latent,); None is N(0, I).
+    """
+    torch.manual_seed(args.seed)
+    mu, logvar = model.encode(images)
+    z = model.reparameterize(mu, logvar)
+    logits = model.decode(z)
+    reconstruction = F.binary_cross_entropy_with_logits(logits, images, reduction="sum").item()
+    reconstruction /= len(images)
+    if prior is None:
+        kl = gaussian_kl(mu, logvar).item() / len(images)
+    else:  # a mixture has no closed form: log q(z|x) - log p(z) at the one z
+        log_q = Normal(mu, (0.5 * logvar).exp()).log_prob(z).sum(1)
+        kl = (log_q - prior.log_prob(z)).mean().item()
+    return {"test_loss": reconstruction + kl, "test_reconstruction": reconstruction, "test_kl": kl}
+
+
+# ----------------------------------------------------------------------------------- sampling
+@torch.no_grad()
+def sample(model, count, args, prior=None):
+    """Pixel means (count, 784) of z ~ N(0, I), or ~ `prior`, the same z on every call."""
+    torch.manual_seed(args.seed)
+    if prior is None:
+        z = torch.randn(count, args.latent_dim, device=model.fc4.weight.device)
+    else:
+        z = prior.sample((count,))
+    return model.decode(z).sigmoid()
+
+
+@torch.no_grad()
+def epoch_grids(model, images, args):
+    """8 images over their reconstructions from the mean code (16, 784); 64 samples (64, 784)."""
+    mean, _ = model.encode(images[:8])
+    reconstructions = model.decode(mean).sigmoid()
+    return {"reconstructions": torch.cat((images[:8], reconstructions)),
+            "samples": sample(model, 64, args)}
 
 
 def fit_mixture(codes, count=100, steps=50):
-    """A mixture of up to `count` Gaussians, each with its own covariance, fitted to codes (N, latent) by `steps` of EM
-    (Bishop 2006, section 9.2.2). log N(z; m, C) is linear in (1, z, z z^T), so half a step is one matrix product."""
-    z, dim = codes.double(), codes.shape[1]  # double, since covariances are differences of moments
-    moments = torch.cat((torch.ones_like(z[:, :1]), z, (z[:, :, None] * z[:, None]).flatten(1)), 1)
+    """Up to `count` Gaussians, each with its own covariance, fitted to codes (N, latent) by EM.
+
+    (Bishop 2006, section 9.2.2.) log N(z; m, C) is linear in (1, z, z z^T), so that half a step is
+    one matrix product.
+    """
+    z, dim = codes.double(), codes.shape[1]  # covariances are differences of moments
+    outer = (z[:, :, None] * z[:, None]).flatten(1)
+    moments = torch.cat((torch.ones_like(z[:, :1]), z, outer), 1)  # (N, 1 + dim + dim^2)
     start = z[torch.randperm(len(z))[:count].to(z.device)]
-    share = F.one_hot(torch.cdist(z, start).argmin(1)).double()  # of each component (column) in each code (row)
+    share = F.one_hot(torch.cdist(z, start).argmin(1)).double()  # (N, count): of each in each code
+    ridge = 1e-4 * torch.eye(dim).to(z)
     for _ in range(steps):
-        weight, first, second = (share.T @ moments / len(z) + 1e-12).split((1, dim, dim * dim), 1)
+        # M step: weights, means and covariances from the shares
+        sums = share.T @ moments / len(z) + 1e-12
+        weight, first, second = sums.split((1, dim, dim * dim), 1)
         mean = first / weight
-        cov = (second / weight).view(-1, dim, dim) - mean[:, :, None] * mean[:, None] + 1e-4 * torch.eye(dim).to(z)
-        part = MultivariateNormal(mean, cov)
-        linear = (part.precision_matrix @ mean[:, :, None])[:, :, 0]
-        constant = weight.log() + part.log_prob(torch.zeros_like(mean))[:, None]
-        share = (moments @ torch.cat((constant, linear, -0.5 * part.precision_matrix.flatten(1)), 1).T).softmax(1)
-    return MixtureSameFamily(Categorical(weight[:, 0].float()), MultivariateNormal(mean.float(), cov.float()))
+        spread = (second / weight).view(-1, dim, dim)
+        cov = spread - mean[:, :, None] * mean[:, None] + ridge
+        # E step: coefficients of the log densities in the moments, then shares by softmax
+        component = MultivariateNormal(mean, cov)
+        precision = component.precision_matrix
+        linear = (precision @ mean[:, :, None])[:, :, 0]
+        constant = weight.log() + component.log_prob(torch.zeros_like(mean))[:, None]
+        coefficients = torch.cat((constant, linear, -0.5 * precision.flatten(1)), 1)
+        share = (moments @ coefficients.T).softmax(1)
+    components = MultivariateNormal(mean.float(), cov.float())
+    return MixtureSameFamily(Categorical(weight[:, 0].float()), components)
 
 
-# ------------------------------------------------------------- helpers, the same text in every script that has them
-STYLE = {"backend": "Agg", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "gray",
-         "figure.constrained_layout.use": True, "pdf.fonttype": 42, "legend.frameon": False, "lines.linewidth": 1.2}
+# ------------------------------------------------------------------------- a run and its results
+def fingerprint(args):
+    """Losses of two steps of these settings on 64 drawn images, by one thread in float32.
+
+    Two steps: the first of the first epoch, the first of the last. A record whose code computes
+    something else today is found by them.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    images = torch.rand(64, PIXELS, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(args.seed)
+    model = VAE(args.hidden_dim, args.layers, args.latent_dim)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
+    settings = argparse.Namespace(**vars(args) | {"batch_size": 64})
+    silent = tqdm(disable=True)
+    losses = [train(model, images, optimizer, settings, epoch, silent)["train_loss"]
+              for epoch in (1, args.epochs)]
+    torch.set_num_threads(threads)
+    return losses
+
+
+def fit(model, train_images, test_images, state, args, device):
+    """Train from the epoch of `state` to the last, saving state and grids after each."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
+    checkpoint = args.runs_dir / f"{args.run_name}.pt"
+    if state["epoch"]:
+        restore({"model": model, "optimizer": optimizer}, state, checkpoint)
+    if not state["finished"] and machine(device) not in state["machines"]:
+        state["machines"].append(machine(device))
+    steps = math.ceil(len(train_images) / args.batch_size)
+    bar = tqdm(total=args.epochs * steps, initial=state["epoch"] * steps, unit="batch",
+               disable=None)
+    for epoch in range(state["epoch"] + 1, args.epochs + 1):
+        start = time.perf_counter()
+        losses = train(model, train_images, optimizer, args, epoch, bar, state["precision"])
+        losses |= test(model, test_images, args)
+        if not all(map(math.isfinite, losses.values())):
+            raise FloatingPointError(f"epoch {epoch} diverged, {epoch - 1} is kept: use a smaller "
+                                     "--lr, under another --run-name or with --fresh")
+        for name, value in losses.items():
+            state["curves"].setdefault(name, []).append(value)
+        grids = epoch_grids(model, test_images, args)
+        for kind, images in grids.items():
+            with replacing(args.runs_dir / args.run_name / f"{kind}_{epoch:03d}.png") as part:
+                tiles = images.view(-1, 1, 28, 28)
+                torchvision.utils.save_image(tiles, part, nrow=8, pad_value=0.5, format="png")
+        state["first"] = state["first"] or grids
+        state["seconds"] += time.perf_counter() - start
+        state |= {"epoch": epoch, "finished": epoch == args.epochs, "model": model.state_dict(),
+                  "optimizer": optimizer.state_dict()}
+        save_state(checkpoint, state)
+        text = "  ".join(f"{name} {value:.2f}" for name, value in losses.items())
+        bar.write(f"epoch {epoch}  {text}", file=sys.stdout)
+    bar.close()
+
+
+def report(model, train_images, test_images, state, args):
+    """Samples, figures and record of a trained model."""
+    stem = f"{args.out_dir / args.run_name}"
+    numbers = {name: curve[-1] for name, curve in state["curves"].items()}
+    priors = {args.run_name: None}  # by the name of the samples; None is N(0, I)
+    if args.prior == "mixture":
+        torch.manual_seed(args.seed)
+        with torch.no_grad():
+            mixture = fit_mixture(model.reparameterize(*model.encode(train_images)))
+        priors = {f"normal_{args.run_name}": None, args.run_name: mixture}
+        for name, value in test(model, test_images, args, mixture).items():
+            numbers[f"mixture_{name}"] = value
+    for name, prior in priors.items():
+        images = (255 * sample(model, 10_000, args, prior)).round().byte().view(-1, 28, 28)
+        with replacing(args.runs_dir / f"{name}_samples.npz") as part, part.open("wb") as file:
+            np.savez(file, images=images.cpu())
+
+    last = epoch_grids(model, test_images, args)
+    for kind, width in (("reconstructions", 3.2), ("samples", 2.1)):
+        grids = {"after epoch 1": state["first"][kind], f"after epoch {state['epoch']}": last[kind]}
+        if args.prior == "mixture" and kind == "samples":
+            grids["mixture prior"] = sample(model, 64, args, mixture)
+        draw_grids(Path(f"{stem}_{kind}.pdf"), grids, 8, width)
+    draw_curves(Path(f"{stem}_curves.pdf"), state["curves"])
+
+    grey = torch.stack((test_images, 1 - test_images))
+    numbers["pixel_entropy"] = torch.special.entr(grey).sum().item() / len(test_images)  # the floor
+    headline = [name for name in ("test_loss", "mixture_test_loss") if name in numbers]
+    write_record(Path(f"{stem}.json"), args, state["machines"], numbers, headline,
+                 data=state["data"], precision=state["precision"], fingerprint=state["fingerprint"],
+                 parameters={"vae": sum(p.numel() for p in model.parameters())},
+                 seconds=state["seconds"], curves=state["curves"])
+    print(f"test loss {numbers['test_loss']:.2f} nats per image; record and figures: {stem}*")
+
+
+# ------------------------------------------------------------------------------------ figures
+def draw_grids(path, grids, columns, width=3.2):
+    """{title: images (N, 784) in [0, 1]} side by side, each `width` inches, on one grey scale."""
+    rows = max(len(images) for images in grids.values()) / columns
+    figure = Figure(figsize=(width * len(grids), width * rows / columns + 0.25))
+    panels = figure.subplots(1, len(grids), squeeze=False)[0]
+    for axes, (title, images) in zip(panels, grids.items()):
+        images = images.view(-1, 1, 28, 28).cpu()
+        tiles = torchvision.utils.make_grid(images, nrow=columns, pad_value=0.5)[0]
+        axes.imshow(tiles.numpy(), vmin=0, vmax=1, interpolation="nearest")
+        axes.set(title=title, frame_on=False, xticks=[], yticks=[])
+    save_figure(figure, path)
+
+
+def draw_curves(path, curves):
+    """Loss, reconstruction and KL over the epochs, on training and test images."""
+    figure = Figure(figsize=(6.5, 2.2))
+    panels = figure.subplots(1, 3)
+    for axes, name in zip(panels, ("loss", "reconstruction", "kl")):
+        epochs = range(1, len(curves[f"train_{name}"]) + 1)
+        axes.plot(epochs, curves[f"train_{name}"], "--", label="training (mean over the epoch)")
+        axes.plot(epochs, curves[f"test_{name}"], "-", label="test (after it)")
+        axes.set(xlabel="epoch", title="KL" if name == "kl" else name)
+    panels[0].set_ylabel("nats per image")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    save_figure(figure, path)
+
+
+# ------------------------------------------------------- files: the same text in every script
+STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
+         "image.cmap": "gray", "figure.constrained_layout.use": True, "pdf.fonttype": 42,
+         "legend.frameon": False, "lines.linewidth": 1.2}
 
 
 def load_dataset(name, data_dir):
-    """(train images, labels, test images, labels) as uint8 (N, 28, 28) and (N,); OSError names a file not to be had."""
-    dataset, tensors = {"mnist": torchvision.datasets.MNIST, "fashion": torchvision.datasets.FashionMNIST}[name], []
-    for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        path = Path(data_dir, dataset.__name__, "raw", f"{file}-ubyte")
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                path.exists() or dataset(data_dir, download=True)
-            tensors.append(torchvision.datasets.mnist.read_sn3_pascalvincent_tensor(path))
-            shape = (len(tensors[-1]), 28, 28) if "images" in file else (len(tensors[-2]),)
-            assert tensors[-1].shape == shape and 0 not in shape and ("images" in file or tensors[-1].max() < 10)
-        except Exception as error:
-            fault = "is damaged: delete it" if path.exists() else "is missing and cannot be downloaded: go online"
-            raise OSError(f"{path} {fault}, name another --data-dir, or run `make demo` (no download)") from error
+    """[train images, labels, test images, labels], each uint8, (N, 28, 28) or (N,).
+
+    Downloaded where they are missing; OSError names the file that is not to be had, and why.
+    """
+    dataset = {"mnist": torchvision.datasets.MNIST,
+               "fashion": torchvision.datasets.FashionMNIST}[name]
+    raw = Path(data_dir, dataset.__name__, "raw")
+    paths = [raw / file for file in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
+                                     "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")]
+    for path in paths:
+        if not path.exists() and not Path(f"{path}.gz").exists():
+            download(dataset, Path(data_dir), path)
+    tensors = [read_idx(path) for path in paths]
+    for images, labels in (tensors[:2], tensors[2:]):
+        fit = images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
+        if not fit or len(images) == 0 or labels.max() > 9:
+            raise OSError(f"{paths[0]} and the files beside it do not fit each other: delete them, "
+                          "name another --data-dir, or run `make demo` (no download)")
     return tensors
+
+
+def download(dataset, data_dir, missing):
+    """Download a data set into a folder of this process alone, then move its files in place."""
+    if data_dir.is_symlink() and not data_dir.exists():
+        raise OSError(f"{data_dir} is a link to {data_dir.readlink()}, which is not there: "
+                      "name another --data-dir, or run `make demo` (no download)")
+    prepare_folders(data_dir)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".part-{os.getpid()}-", dir=data_dir) as folder:
+            with contextlib.redirect_stdout(io.StringIO()):
+                dataset(folder, download=True)
+            missing.parent.mkdir(parents=True, exist_ok=True)
+            for path in Path(folder, dataset.__name__, "raw").iterdir():
+                path.replace(missing.parent / path.name)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            data_dir.rmdir()  # if it is empty
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(f"{missing} is missing and cannot be downloaded ({cause}): check network and "
+                      "disk, name another --data-dir, or run `make demo` (no download)") from error
+
+
+def read_idx(path):
+    """The uint8 tensor in an IDX file, unpacked from the .gz beside it if absent or cut off."""
+    def read(file):
+        try:
+            return torchvision.datasets.mnist.read_sn3_pascalvincent_tensor(file)
+        except (OSError, MemoryError):  # it cannot be read, which is no reason to delete it
+            raise
+        except Exception:  # the reader asserts what it expects
+            return None
+
+    tensor = read(path) if path.exists() else None
+    packed = Path(f"{path}.gz")
+    if tensor is None and packed.exists():
+        prepare_folders(path.parent)
+        with contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile), replacing(path) as part:
+            part.write_bytes(gzip.decompress(packed.read_bytes()))
+            tensor = read(part)
+            if tensor is None:
+                raise EOFError(f"{packed} holds no images or labels")
+    if tensor is None:
+        raise OSError(f"{path} is damaged: delete it and any .gz of it, name another --data-dir, "
+                      "or run `make demo` (no download)")
+    return tensor
 
 
 def choose_device(no_cuda):
@@ -136,263 +440,343 @@ def choose_device(no_cuda):
 
 
 @contextlib.contextmanager
+def own_settings():
+    """Figures in this script's style and float32, whatever is configured; undone afterwards."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items()
+                if "backend" not in key}  # figures here are no windows
+    try:
+        with matplotlib.rc_context(defaults | STYLE):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def prepare_folders(*folders):
+    """Make folders, see that they can be written, delete half-written files of dead processes."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        for part in folder.glob(".part-*"):
+            with contextlib.suppress(OSError, ValueError):  # another process was faster
+                if is_running(int(part.name.split("-")[1])):
+                    continue
+                if part.is_dir():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink()
+
+
+def is_running(process_id):
+    """Whether there is such a process. Windows cannot be asked, but deletes no open file."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process_id, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
 def replacing(path):
-    """Yield a path beside `path` to write to; only when the block succeeds is it renamed to `path`."""
+    """Yield a name beside `path`, this process's own; renamed to `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
-    with contextlib.ExitStack() as at_the_end:
-        at_the_end.callback(part.unlink, missing_ok=True)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
         yield part
         part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def save_figure(figure, path):
     """Write a figure as PDF without its date, so that the same picture is the same bytes."""
+    content = io.BytesIO()  # matplotlib would hide a full disk behind a fault of its own
+    figure.savefig(content, format="pdf", metadata={"CreationDate": None})
     with replacing(path) as part:
-        figure.savefig(part, metadata={"CreationDate": None})
-    plt.close(figure)
+        part.write_bytes(content.getvalue())
 
 
-def write_record(path, args, device, numbers, **fields):
-    """Write a run's record as JSON; `numbers` maps a name to (value, the format the report prints it in)."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    record = {"command": args.command, "settings": settings_of(args), "seed": args.seed, "device": name, **fields,
-              "versions": {m.__name__: m.__version__ for m in (torch, torchvision, np, matplotlib)},
-              "numbers": {key: {"value": value, "format": spec} for key, (value, spec) in numbers.items()}}
-    with replacing(path) as part:
-        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+def machine(device):
+    """Where a result is made: processor, threads, versions, this script's commit ("+": changed)."""
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    else:
+        cpuinfo = Path("/proc/cpuinfo")
+        lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        processor = models[0] if models else platform.processor() or platform.machine()
+    commit = "unknown"
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, check=True,
+                              capture_output=True, text=True)
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", __file__], cwd=HERE)
+        commit = head.stdout.strip() + ("+" if changed.returncode else "")
+    versions = {module.__name__: str(module.__version__)
+                for module in (torch, torchvision, np, matplotlib)}
+    return {"processor": processor, "threads": torch.get_num_threads(), "commit": commit,
+            "versions": versions}
 
 
 def settings_of(args):
     """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
-    return {name: value for name, value in vars(args).items() if name not in
-            ("data_dir", "out_dir", "runs_dir", "resume", "log_interval", "no_cuda", "command")}
+    others = ("data_dir", "out_dir", "runs_dir", "resume", "fresh", "log_interval", "no_cuda",
+              "run_name", "command")
+    return {name: value for name, value in vars(args).items() if name not in others}
 
 
-def run(main):
-    """Call main(); a fault that a person can mend ends in one line instead of a traceback."""
+def write_record(path, args, machines, numbers, headline=(), **fields):
+    """Write a run's record as JSON; of one that was there, print how the `headline` moved.
+
+    `numbers` maps names to plain numbers; the report decides how many of their digits it prints.
+    """
+    record = {"command": args.command, "settings": settings_of(args), "machines": machines,
+              **fields, "numbers": numbers}
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        before = json.loads(path.read_text())["numbers"]
+        for name in headline:
+            print(f"{path.stem}: {name} {before[name]:.6g} -> {numbers[name]:.6g}")
+    with replacing(path) as part:
+        part.write_text(text)
+
+
+def number(kind, least, most):
+    """An argparse type: a number of `kind`, int or float, from `least` to `most`."""
+    def convert(text):
+        value = kind(text)
+        if not least <= value <= most:  # a NaN fails too
+            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
+        return value
+    convert.__name__ = kind.__name__  # argparse says "invalid int value"
+    return convert
+
+
+def folder(text):
+    """An argparse type: a path, in which ~ is the home folder also where no shell has seen it."""
     try:
-        main()
-    except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "alloc" in str(error).lower()
-        if isinstance(error, RuntimeError) and not full:
-            raise
-        advice = "; make room, or name another folder" * bool(getattr(error, "errno", None))
-        sys.exit(f"{Path(sys.argv[0]).name}: {'out of memory: give smaller sizes' if full else error}{advice}")
-    except KeyboardInterrupt:
-        print("\nstopped; to continue a training run, give the same command with --resume", file=sys.stderr)
-        sys.exit(130)
+        return Path(text).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
 
 
-@contextlib.contextmanager
-def claim(path, out_dir):
-    """Lock `path`, and another name in `out_dir`, so that no two runs of one name mix; OSError: another has one."""
-    with contextlib.ExitStack() as locks:
-        for lock in (path, out_dir / f".out{path.name}"):  # two names, since the folder may be the same
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=lock.parent).close()  # one not to be written is found now, not after training
-            try:  # SQLite locks alike on every system
-                locks.enter_context(contextlib.closing(sqlite3.connect(lock, timeout=0))).execute("BEGIN EXCLUSIVE")
-            except sqlite3.Error as error:
-                raise OSError(f"{lock}: {error}: let the other run end, or name other --runs-dir, --out-dir") from error
-        yield
+def named(args, prefix, chosen, parser, argv):
+    """`args` with .command, as one types it again, and .run_name.
 
-
-def train(model, images, optimizer, args, epoch, bar):
-    """One epoch over `images` (N, 784) in [0, 1]: {train_loss, ...}, as means in nats per image with beta = 1."""
-    torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on nothing before but weights and Adam
-    beta = args.beta * min(1, epoch / max(1, args.warmup))  # small at first, so that z is used (Bowman et al. 2016)
-    batches = torch.randperm(len(images)).to(images.device).split(args.batch_size)
-    totals = torch.zeros(2, dtype=torch.float64, device=images.device)  # of the trained loss and the KL
-    for step, batch in enumerate(batches):
-        left = 1 - (epoch - 1 + step / len(batches)) / args.epochs if args.schedule == "linear" else 1
-        optimizer.param_groups[0]["lr"] = args.lr * min(1, left / 0.3)
-        x = images.index_select(0, batch)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):  # products only
-            recon, mu, logvar = (part.float() for part in model(x))
-        loss = VAE_loss_function(recon, x, mu, logvar, beta)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        totals += torch.stack((loss.detach(), gaussian_kl(mu.detach(), logvar.detach())))
-        if (step + 1) % args.log_interval == 0:
-            bar.set_postfix_str(f"epoch {epoch}, loss {loss.item() / len(x):.1f} nats", refresh=False)
-        bar.update()
-    loss, kl = (totals / len(images)).tolist()
-    return {"train_loss": loss + (1 - beta) * kl, "train_reconstruction": loss - beta * kl, "train_kl": kl}
-
-
-@torch.no_grad()
-def test(model, images, args, prior=None):
-    """{test_loss, ...} of `images` (N, 784), nats per image: one seeded z each, beta = 1, p(z) = N(0, I) or `prior`."""
-    torch.manual_seed(args.seed)
-    mu, logvar = model.encode(images)
-    z = model.reparameterize(mu, logvar)
-    reconstruction = F.binary_cross_entropy_with_logits(model.decode(z), images, reduction="sum").item() / len(images)
-    kl = (gaussian_kl(mu, logvar).item() / len(images) if prior is None else  # a mixture has no closed form
-          (Normal(mu, (0.5 * logvar).exp()).log_prob(z).sum(1) - prior.log_prob(z)).mean().item())
-    return {"test_loss": reconstruction + kl, "test_reconstruction": reconstruction, "test_kl": kl}
-
-
-@torch.no_grad()
-def sample(model, count, args, prior=None):
-    """`count` decoded draws of z ~ N(0, I), or of `prior`, the same ones every time: pixel means (count, 784)."""
-    torch.manual_seed(args.seed)
-    z = prior.sample((count,)) if prior else torch.randn(count, args.latent_dim, device=model.fc4.weight.device)
-    return model.decode(z).sigmoid()
-
-
-@torch.no_grad()
-def epoch_grids(model, images, args):
-    """8 images over their reconstructions from the mean code, and 64 samples: (16, 784) and (64, 784) in [0, 1]."""
-    pairs = torch.cat((images[:8], model.decode(model.encode(images[:8])[0]).sigmoid()))
-    return {"reconstructions": pairs, "samples": sample(model, 64, args)}
-
-
-def draw_grids(path, grids, columns, width=3.2):
-    """Draw grids {title: images (N, 784) in [0, 1]} side by side, each `width` inches, on one fixed grey scale."""
-    height = width * max(len(images) for images in grids.values()) / columns**2 + 0.25
-    figure, panels = plt.subplots(1, len(grids), figsize=(width * len(grids), height), squeeze=False)
-    for axes, (title, images) in zip(panels[0], grids.items()):
-        tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28).cpu(), nrow=columns, pad_value=0.5)[0]
-        axes.imshow(tiles.numpy(), vmin=0, vmax=1, interpolation="nearest")
-        axes.set(title=title, frame_on=False, xticks=[], yticks=[])
-    save_figure(figure, path)
-
-
-def draw_curves(path, curves):
-    """Loss, reconstruction and KL over the epochs, on training and test images."""
-    figure, panels = plt.subplots(1, 3, figsize=(6.5, 2.2))
-    for axes, part in zip(panels, ("loss", "reconstruction", "kl")):
-        for half, style, text in (("train", "--", "training (mean over the epoch)"), ("test", "-", "test (after it)")):
-            axes.plot(range(1, len(curves[f"{half}_{part}"]) + 1), curves[f"{half}_{part}"], style, label=text)
-        axes.set(xlabel="epoch", title="KL" if part == "kl" else part)
-    panels[0].set_ylabel("nats per image")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    save_figure(figure, path)
-
-
-NUMBERS = {  # flag: (type, default, least, most, what it is); a default of None depends on the data set
-    "--epochs": (int, None, 1, 100_000, "passes over the training images"),
-    "--batch-size": (int, None, 1, 60_000, "images in a mini-batch"),
-    "--lr": (float, 1e-3, 1e-12, 1e12, "learning rate of Adam"),
-    "--hidden-dim": (int, None, 1, 65_536, "width of the hidden layers"),
-    "--layers": (int, None, 1, 32, "hidden layers in the encoder, and again in the decoder"),
-    "--latent-dim": (int, 20, 1, 4_096, "dimensions of z"),
-    "--beta": (float, None, 0, 1e6, "weight of the KL in training"),
-    "--warmup": (int, None, 0, 100_000, "epochs in which the weight of the KL grows to --beta"),
-    "--seed": (int, 1, 0, 2**31, "seed of every random number"),
-    "--log-interval": (int, 10, 1, 10**9, "batches between two updates of the loss shown"),
-}
-
-
-def parse_args(argv=None):
-    """The command line (default: sys.argv), checked; a wrong one ends with status 2 and one line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message} (--help lists every flag)\n")
-    parser.add_argument("--dataset", choices=DEFAULTS, default="mnist")
-    for flag, (kind, default, least, most, text) in NUMBERS.items():
-        parser.add_argument(flag, type=kind, default=default, help=f"{text}, {least} to {most}")
-    parser.add_argument("--schedule", choices=("constant", "linear"), help="linear: the last 30 %% fall to 0")
-    parser.add_argument("--prior", choices=("normal", "mixture"), help="of samples; a mixture is fitted to the codes")
-    parser.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="of products")
-    parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
-    parser.add_argument("--resume", action="store_true", help="continue the run of this name where it stopped")
-    parser.add_argument("--run-name", help="default: vae_<dataset>")
-    for flag, folder in (("--data-dir", "data"), ("--out-dir", "plots"), ("--runs-dir", "runs")):
-        parser.add_argument(flag, type=Path, default=HERE / folder, help=f"default: {folder}, beside this script")
-    argv = sys.argv[1:] if argv is None else argv
-    parser.set_defaults(**DEFAULTS[parser.parse_args(argv).dataset])
-    args = parser.parse_args(argv)
-    for flag, (_, _, least, most, _) in NUMBERS.items():
-        if not least <= (value := getattr(args, flag[2:].replace("-", "_"))) <= most:
-            parser.error(f"{flag} {value} is not between {least} and {most}")
-    if not re.fullmatch(r"\w[\w.-]*", args.run_name):
-        parser.error(f"--run-name {args.run_name!r} is not made of letters, digits, '_', '.' and '-'")
-    args.command = shlex.join(["python", Path(__file__).name, *(word for word in argv if word != "--resume")])
+    The name is `prefix`, which stands for the flags `chosen`, and every other setting that is not
+    its default, the seed last: gan_fashion_lr-g0.0002_beta1-0.5_seed3.
+    """
+    defaults = vars(parser.parse_args([]))
+    words = [prefix]
+    for name, value in sorted(settings_of(args).items(), key=lambda setting: setting[0] == "seed"):
+        if name not in chosen and value != defaults[name]:
+            flag = name.replace("_", "-") + ("-" if name[-1].isdigit() else "")
+            text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+            words.append(flag + text)
+    args.run_name = getattr(args, "run_name", None) or "_".join(words)
+    if not re.fullmatch(r"\w([\w.-]{0,117}\w)?", args.run_name):
+        parser.error(f"the run's name {args.run_name!r} is not 1 to 119 letters, digits, '_', '.' "
+                     "and '-': give another --run-name")
+    typed = [word for word in argv if word not in ("--resume", "--fresh")]
+    args.command = shlex.join(["python", Path(__file__).name, *typed])
     return args
 
 
-def load_checkpoint(path, settings, device, parts):
-    """Load what `path` holds into `parts` and return the state; OSError: it is absent, damaged, of other settings."""
+def run(main):
+    """Call main(); a fault that a person can mend ends in one line and with status 1.
+
+    Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
+    """
+    script = Path(sys.argv[0]).name
+    again = "a training run goes on with --resume"
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        there = ", ".join(f"--{name.replace('_', '-')} {state['settings'][name]}"
-                          for name, value in settings.items() if state["settings"][name] != value)
-        for part, saved in zip(parts, state["parts"][:0 if there else None]):
-            part.load_state_dict(saved)
+        main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"\n{script}: stopped; {again}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python itself flushes once more at the end
+        sys.exit(f"{script}: its output was closed (broken pipe); {again}")
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error).lower():
+            raise
+        sys.exit(f"{script}: out of memory: give smaller sizes; {again}")
+    except (OSError, FloatingPointError) as error:
+        advice = ""
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            advice = "; make room, or name another folder"
+        elif getattr(error, "errno", None):
+            advice = "; name another folder"
+        sys.exit(f"{script}: {error}{advice}")
+
+
+def checksum(tensors):
+    """A short name for the content of uint8 tensors."""
+    return f"crc32 {sum(zlib.crc32(tensor.numpy()) for tensor in tensors):x}"
+
+
+def load_state(path, device="cpu"):
+    """What save_state wrote to `path`, or None where nothing is; OSError: it is damaged."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, MemoryError):
+        raise
     except Exception as error:
-        fault = "is damaged or not of this script: delete it and" if path.exists() else "holds nothing to resume:"
-        raise OSError(f"{path} {fault} start the run without --resume") from error
-    if there:
-        raise OSError(f"{path} was made with {there}: resume with that, or start anew in another --runs-dir")
-    print(f"{path.stem}: {state['epoch']} epochs were already done")
+        if "alloc" in str(error).lower():  # memory
+            raise
+        raise OSError(f"{path} is damaged or no checkpoint: --fresh starts over") from error
+
+
+def restore(members, state, path):
+    """Load what `state` holds into {name: module or optimizer}; OSError where it does not fit."""
+    try:
+        for name, member in members.items():
+            member.load_state_dict(state[name])
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise OSError(f"{path} is damaged or of another version: --fresh starts over") from error
+
+
+def save_state(path, state):
+    """Save a run's state, unless the same run, started twice, has come to a later epoch there."""
+    with contextlib.suppress(OSError, LookupError, TypeError):  # nothing there, or nothing of use
+        if load_state(path)["epoch"] > state["epoch"]:
+            return
+    with replacing(path) as part, part.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # of closing an archive whose writing failed, for this cause
+            raise error.__context__ or error from None
+
+
+def open_run(args, data, device):
+    """The state to start this command's run from, or to go on from; nothing is written before.
+
+    OSError where a plain command would wipe an unfinished run, or where the file holds a run of
+    other settings or of other data than the checksum `data`.
+    """
+    path = args.runs_dir / f"{args.run_name}.pt"
+    new = {"settings": settings_of(args), "data": data, "epoch": 0, "finished": False,
+           "seconds": 0.0, "machines": [], "curves": {}}
+    if args.fresh:
+        path.unlink(missing_ok=True)
+    state = load_state(path, device)
+    if state is None:
+        return new
+    if not isinstance(state, dict) or not new.keys() <= state.keys():
+        raise OSError(f"{path} is damaged or of another version: --fresh starts over")
+    changed = ", ".join(f"--{name.replace('_', '-')} {state['settings'].get(name)}"
+                        for name, value in new["settings"].items()
+                        if state["settings"].get(name) != value)
+    if changed:
+        raise OSError(f"{path} was made with {changed}: give that, or another --run-name, or "
+                      "start over with --fresh")
+    if state["data"] != data:
+        raise OSError(f"{path} was trained on other images than --data-dir {args.data_dir} holds: "
+                      "name those, or another --runs-dir and --out-dir, or start over with --fresh")
+    if state["finished"] and not args.resume:
+        return new
+    if not args.resume:
+        raise OSError(f"{args.run_name} is unfinished, {state['epoch']} epochs are done: --resume "
+                      "goes on, --fresh starts over")
+    print(f"{args.run_name}: {state['epoch']} epochs were already done")
     return state
 
 
-def fit(model, train_images, test_images, args, device):
-    """Train to the last epoch, saving grids and state after each; returns the state: epoch, seconds, curves, first."""
-    checkpoint = args.runs_dir / f"{args.run_name}.pt"
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
-    checksum = sum(zlib.crc32(images.cpu().numpy()) for images in (train_images, test_images))
-    settings = settings_of(args) | {"data_dir": f"of checksum {checksum:x}"}
-    state = (load_checkpoint(checkpoint, settings, device, (model, optimizer)) if args.resume else
-             {"settings": settings, "epoch": 0, "seconds": 0.0, "curves": {}, "first": {}})
-    steps = math.ceil(len(train_images) / args.batch_size)
-    with tqdm(total=args.epochs * steps, initial=state["epoch"] * steps, unit="batch", disable=None) as bar:
-        while True:
-            torch.save(state | {"parts": [part.state_dict() for part in (model, optimizer)]}, buffer := io.BytesIO())
-            with replacing(checkpoint) as part:
-                part.write_bytes(buffer.getvalue())  # torch.save itself would hide a full disk behind a RuntimeError
-            if state["epoch"] == args.epochs:
-                return state
-            start, epoch = time.perf_counter() - state["seconds"], state["epoch"] + 1
-            losses = train(model, train_images, optimizer, args, epoch, bar) | test(model, test_images, args)
-            if not all(map(math.isfinite, losses.values())):
-                raise FloatingPointError(f"epoch {epoch} diverged, {epoch - 1} is kept: use a smaller --lr")
-            state["curves"] = {name: state["curves"].get(name, []) + [value] for name, value in losses.items()}
-            grids = epoch_grids(model, test_images, args)
-            for kind, images in grids.items():
-                with replacing(args.runs_dir / args.run_name / f"{kind}_{epoch:03d}.png") as part:
-                    torchvision.utils.save_image(images.view(-1, 1, 28, 28), part, nrow=8, pad_value=0.5)
-            state |= {"epoch": epoch, "first": state["first"] or grids, "seconds": time.perf_counter() - start}
-            bar.write("  ".join([f"epoch {epoch}", *(f"{k} {v:.2f}" for k, v in losses.items())]), file=sys.stdout)
+def add_file_flags(parser):
+    """The flags that say where files lie and what becomes of a run that is already there."""
+    group = parser.add_argument_group("files")
+    group.add_argument("--data-dir", type=folder, default=HERE / "data", help="torchvision's root")
+    group.add_argument("--out-dir", type=folder, default=HERE / "plots",
+                       help="for record and figures")
+    group.add_argument("--runs-dir", type=folder, default=HERE / "runs",
+                       help="for checkpoint, samples and grids")
+    group.add_argument("--run-name", help="default: from the flags that are not their defaults")
+    already = group.add_mutually_exclusive_group()
+    already.add_argument("--resume", action="store_true",
+                         help="go on with the run of this name, or start it; of a finished one, "
+                              "make samples, figures and record anew")
+    already.add_argument("--fresh", action="store_true", help="start over, whatever is there")
+
+# ------------------------------------------------------------------------------- command line
+def parse_args(argv=None):
+    """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
+    group = parser.add_argument_group("handed out (what has no default here has one in a recipe)")
+    group.add_argument("--dataset", choices=RECIPE_OF, default="mnist")
+    group.add_argument("--epochs", type=number(int, 1, 100_000), help="passes over the images")
+    group.add_argument("--batch-size", type=number(int, 1, 60_000), help="images in a mini-batch")
+    group.add_argument("--lr", type=number(float, 1e-9, 1e3), default=1e-3, help="of Adam")
+    group.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="of all chance")
+    group.add_argument("--log-interval", type=number(int, 1, 10**9), default=10,
+                       help="batches between two losses shown")
+    group.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
+    group = parser.add_argument_group("model")
+    group.add_argument("--recipe", choices=RECIPES, help="defaults: handout for MNIST, else best")
+    group.add_argument("--hidden-dim", type=number(int, 1, 65_536), help="width of hidden layers")
+    group.add_argument("--layers", type=number(int, 1, 32), help="hidden layers on each side of z")
+    group.add_argument("--latent-dim", type=number(int, 1, 4096), default=20, help="of z")
+    group.add_argument("--prior", choices=("normal", "mixture"),
+                       help="of the samples; a mixture is fitted to the codes after training")
+    group = parser.add_argument_group("training")
+    group.add_argument("--beta", type=number(float, 0, 1e6), help="weight of the KL")
+    group.add_argument("--warmup", type=number(int, 0, 100_000), help="epochs until the KL has it")
+    group.add_argument("--schedule", choices=("constant", "linear"),
+                       help="of the learning rate; linear: to 0 over the last 30 %% of training")
+    group.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto",
+                       help="of products in training; auto: bfloat16 where the hardware has it")
+    add_file_flags(parser)
+    dataset = parser.parse_args(argv).dataset
+    recipe = parser.parse_args(argv).recipe or RECIPE_OF[dataset]
+    parser.set_defaults(recipe=RECIPE_OF[dataset], **RECIPES[recipe])
+    args = parser.parse_args(argv)
+    prefix = f"vae_{dataset}" + ("" if recipe == RECIPE_OF[dataset] else f"_{recipe}")
+    return named(args, prefix, ("dataset", "recipe"), parser, argv)
+
+
+def choose_precision(wanted, device):
+    """--precision, where auto is bfloat16 on hardware that multiplies it, else float32."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)  # PyTorch 2.9 does not tell
+        native = capabilities().get("avx512_bf16")
+    return "bfloat16" if native else "float32"
 
 
 def main(argv=None):
     args = parse_args(argv)
-    device, stem = choose_device(args.no_cuda), args.out_dir / args.run_name
-    plt.rcParams.update(STYLE)
-    torch.set_flush_denormal(True)  # Adam's means of gradients that stay 0 get so small that a CPU slows down
-    with claim(args.runs_dir / f".lock-{args.run_name}", args.out_dir):
-        avx = torch.cpu.get_capabilities().get("avx512_bf16")
-        native = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else avx
-        args.precision = {"auto": "bfloat16" if native else "float32"}.get(args.precision, args.precision)
-        train_images, test_images = (x.to(device).view(-1, PIXELS).float().div_(255)
-                                     for x in load_dataset(args.dataset, args.data_dir)[::2])
+    torch.set_flush_denormal(True)  # Adam's means of gradients that stay 0 slow a CPU down
+    with own_settings():
+        prepare_folders(args.out_dir, args.runs_dir, args.runs_dir / args.run_name)
+        device = choose_device(args.no_cuda)
+        data = load_dataset(args.dataset, args.data_dir)
+        train_images, test_images = (images.to(device).view(-1, PIXELS).float().div_(255)
+                                     for images in data[::2])
+        state = open_run(args, checksum(data), device)
+        if state["epoch"] == 0:
+            state |= {"precision": choose_precision(args.precision, device), "first": {},
+                      "fingerprint": fingerprint(args)}
+        elif state["precision"] != choose_precision(args.precision, device):
+            print(f"{args.run_name} goes on in {state['precision']}, as it began")
+
         torch.manual_seed(args.seed)
         model = VAE(args.hidden_dim, args.layers, args.latent_dim).to(device)
-        state = fit(model, train_images, test_images, args, device)
-        numbers = {name: (curve[-1], ".2f") for name, curve in state["curves"].items()}
-        priors = {args.run_name: None}  # by the name of the samples; None is N(0, I)
-        if args.prior == "mixture":
-            torch.manual_seed(args.seed)
-            mixture = fit_mixture(model.reparameterize(*model.encode(train_images)).detach())
-            priors = {f"normal_{args.run_name}": None, args.run_name: mixture}
-            numbers |= {f"mixture_{name}": (v, ".2f") for name, v in test(model, test_images, args, mixture).items()}
-        for name, prior in priors.items():
-            with replacing(args.runs_dir / f"{name}_samples.npz") as part:
-                np.savez(part, images=(255 * sample(model, 10_000, args, prior)).round().byte().view(-1, 28, 28).cpu())
-        for kind, last in epoch_grids(model, test_images, args).items():
-            grids = {"after epoch 1": state["first"][kind], f"after epoch {state['epoch']}": last}
-            if args.prior == "mixture" and kind == "samples":
-                grids["mixture prior"] = sample(model, 64, args, mixture)
-            draw_grids(Path(f"{stem}_{kind}.pdf"), grids, 8, width=2.1 if kind == "samples" else 3.2)
-        draw_curves(Path(f"{stem}_curves.pdf"), state["curves"])
-        entropy = torch.special.entr(torch.stack((test_images, 1 - test_images))).sum().item() / len(test_images)
-        numbers["pixel_entropy"] = (entropy, ".2f")  # the reconstruction cannot cost less
-        write_record(Path(f"{stem}.json"), args, device, numbers, seconds=state["seconds"], curves=state["curves"])
-        print(f"test loss {numbers['test_loss'][0]:.2f} nats per image; record and figures: {stem}*")
+        fit(model, train_images, test_images, state, args, device)
+        report(model, train_images, test_images, state, args)
 
 
 if __name__ == "__main__":

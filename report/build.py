@@ -2,9 +2,11 @@
 
     python report/build.py
 
-Every number, setting and command in the report is named after the record it comes from. This script turns the
-records into LaTeX definitions (report/build/numbers.tex) and calls latexmk; a name that no record holds, or a figure
-that no script wrote, stops the build.
+Every number in the report is named after the record that holds it, with the digits it is printed
+to, \\num[.2f]{vae_mnist/test_loss} (Python's format; p is per cent, G keeps the zeros of g);
+settings and commands are named alike. This script looks them up, writes them as LaTeX definitions
+(report/build/numbers.tex) and calls latexmk; a name that no record holds, or a figure that no
+script wrote, stops the build.
 """
 import json
 import os
@@ -17,19 +19,57 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PLOTS = HERE.parent / "plots"
-SEEDS = {  # runs that differ in the seed alone
+SEEDS = {  # runs that differ in the seed alone: their mean and standard deviation have names, too
     "vae_mnist_seeds": ["vae_mnist", "vae_mnist_seed2", "vae_mnist_seed3"],
-    "vae_mnist_float32_seeds": [f"vae_mnist_float32_seed{seed}" for seed in (1, 2, 3)],
+    "vae_mnist_float32_seeds": ["vae_mnist_precisionfloat32", "vae_mnist_precisionfloat32_seed2",
+                                "vae_mnist_precisionfloat32_seed3"],
 }
+DIGITS = re.compile(r"\\\w+\[([+]?(?:\.\d+)?[defgGp])\]")  # of a macro that prints numbers
 
 
-def latex(value, spec):
-    """A value in its record's format, as LaTeX: 1.2e-05 becomes a power of ten, 12% and -3 print as they should."""
-    text = format(value, spec)
-    mantissa, _, power = text.partition("e")
+def read_records():
+    """{run: record} of every record under plots/, and of the published values."""
+    paths = [HERE / "published.json", *sorted(PLOTS.rglob("*.json"))]
+    return {path.name.removesuffix(".json"): json.loads(path.read_text()) for path in paths}
+
+
+def numbers_of(records):
+    """{run/name: number} of every record, and of the groups of SEEDS mean, sd and count."""
+    numbers = {f"{run}/{name}": number for run, record in records.items()
+               for name, number in record["numbers"].items()}
+    for group, runs in SEEDS.items():
+        for name in records[runs[0]]["numbers"]:
+            values = [numbers[f"{run}/{name}"] for run in runs]
+            numbers[f"{group}/{name}/mean"] = statistics.mean(values)
+            numbers[f"{group}/{name}/sd"] = statistics.stdev(values)
+        numbers[f"{group}/count"] = len(runs)
+    return numbers
+
+
+def texts_of(records):
+    """{run/settings/flag: text, run/command: text} of every record, as LaTeX."""
+    texts = {}
+    for run, record in records.items():
+        for flag, value in record.get("settings", {}).items():
+            texts[f"{run}/settings/{flag}"] = verbatim(value)
+        if "command" in record:
+            texts[f"{run}/command"] = verbatim(record["command"])
+    return texts
+
+
+def printed(number, digits):
+    """A number to `digits`, as a person reads it: 105.40, 1.2e-05, 12%."""
+    if digits.endswith("G"):
+        return format(number, f"#{digits[:-1]}g")
+    return format(number, digits.replace("p", "%"))
+
+
+def latex(number, digits):
+    """A number to `digits`, as LaTeX: powers of ten, minus and per cent as they are printed."""
+    mantissa, _, power = printed(number, digits).partition("e")
     if power:
         return rf"\ensuremath{{{mantissa} \times 10^{{{int(power)}}}}}"
-    return rf"\ensuremath{{{text}}}".replace("%", r"\%")
+    return rf"\ensuremath{{{mantissa}}}".replace("%", r"\%")
 
 
 def verbatim(text):
@@ -37,46 +77,50 @@ def verbatim(text):
     return re.sub(r"([_#&%$])", r"\\\1", str(text)).replace("--", "-{}-")
 
 
-def definitions(records):
-    """{name: LaTeX} for every number, setting and command of {run: record}, and means over seeds."""
-    names = {}
-    for run, record in records.items():
-        names |= {f"{run}/{key}": latex(entry["value"], entry["format"]) for key, entry in record["numbers"].items()}
-        names |= {f"{run}/settings/{key}": verbatim(value) for key, value in record.get("settings", {}).items()}
-        if "command" in record:
-            names[f"{run}/command"] = verbatim(record["command"])
-    for group, runs in SEEDS.items():
-        for key, entry in records[runs[0]]["numbers"].items():
-            values = [records[run]["numbers"][key]["value"] for run in runs]
-            names[f"{group}/{key}/mean"] = latex(statistics.mean(values), entry["format"])
-            names[f"{group}/{key}/sd"] = latex(statistics.stdev(values), entry["format"])
-        names[f"{group}/count"] = str(len(runs))
-    return names
+def uses(sources):
+    """{(digits, pattern of names)} of every \\num in LaTeX sources.
+
+    In a macro, where digits or a part of the name are an argument, #1, any will do.
+    """
+    every = set(DIGITS.findall(sources))
+    found = set()
+    for digits, name in re.findall(r"\\num\[([^\]]*)\]\{([^{}]*)\}", sources):
+        pattern = ".+".join(map(re.escape, re.split(r"#\d", " ".join(name.split()))))
+        found |= {(choice, pattern) for choice in (every if "#" in digits else {digits})}
+    return found
 
 
-def read_records():
-    """{run: record} of every record under plots/, and of the published values in report/published.json."""
-    paths = [HERE / "published.json", *sorted(PLOTS.rglob("*.json"))]
-    levels = (HERE, PLOTS, PLOTS / "sweep")  # a folder below these is a part of the name
-    return {path.stem if path.parent in levels else f"{path.parent.name}/{path.stem}": json.loads(path.read_text())
-            for path in paths}
+def definitions(records, sources):
+    """{digits@name: LaTeX} of every number that the sources print, {@name: text} of the rest."""
+    values = {f"@{name}": text for name, text in texts_of(records).items()}
+    numbers = numbers_of(records)
+    for digits, pattern in uses(sources):
+        for name in filter(re.compile(pattern).fullmatch, numbers):
+            whole = isinstance(numbers[name], int)
+            if digits != "d" or whole:
+                values[f"{digits}@{name}"] = latex(numbers[name], digits)
+    return values
 
 
 def main():
     build = HERE / "build"
     build.mkdir(exist_ok=True)
+    sources = "".join(path.read_text() for path in sorted(HERE.glob("*.tex")))
     lines = [rf"\expandafter\def\csname value@{name}\endcsname{{{text}}}"
-             for name, text in definitions(read_records()).items()]
+             for name, text in sorted(definitions(read_records(), sources).items())]
     (build / "numbers.tex").write_text("\n".join(lines) + "\n")
     if not shutil.which("latexmk"):
-        sys.exit("report/build.py: latexmk is not installed, so the report was not built. Debian, Ubuntu: apt install "
-                 "latexmk lmodern texlive-latex-recommended texlive-fonts-recommended")
-    done = subprocess.run(["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error",
-                           "-outdir=build", "report.tex"], cwd=HERE, capture_output=True, text=True,
-                          env=os.environ | {"max_print_line": "1000"})  # latexmk misreads lines that TeX breaks
+        sys.exit("report/build.py: latexmk is not installed, so the report was not built. Debian, "
+                 "Ubuntu: apt install latexmk lmodern texlive-latex-recommended "
+                 "texlive-fonts-recommended")
+    command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error",
+               "-outdir=build", "report.tex"]
+    environment = os.environ | {"max_print_line": "1000"}  # latexmk misreads lines that TeX breaks
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, env=environment)
     if done.returncode:
         faults = [line for line in done.stdout.splitlines() if re.match(r"!|\S+:\d+:", line)]
-        sys.exit("report/build.py: LaTeX failed: " + " ".join(faults[:2] or done.stdout.splitlines()[-3:]))
+        said = faults[:2] or done.stdout.splitlines()[-3:]
+        sys.exit(f"report/build.py: LaTeX failed: {' '.join(said)}")
     shutil.copy(build / "report.pdf", HERE / "report.pdf")
     print(f"built {HERE / 'report.pdf'}")
 

@@ -30,9 +30,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from unittest import mock
 
-import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -51,8 +51,10 @@ LINEAR_ROUNDS, STARTUP_ROUNDS = 3, 5
 LARGE = 468  # batches of 128 in 60 000 images
 MANY = 100_000  # epochs, whose last no schedule gets near
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward"}
-COLUMNS = {"usual_rate": "usual/s", "our_rate": "ours/s", "ratio": "ratio", "ratio_low": "low", "ratio_high": "high",
-           "usual_memory": "usual MB", "our_memory": "ours MB", "usual_share": "usual %", "our_share": "ours %"}
+COLUMNS = {  # of the table: title and format
+    "usual_rate": ("usual/s", ".0f"), "our_rate": ("ours/s", ".0f"), "ratio": ("ratio", ".2f"),
+    "ratio_low": ("low", ".2f"), "ratio_high": ("high", ".2f"), "usual_memory": ("usual MB", ".0f"),
+    "our_memory": ("ours MB", ".0f"), "usual_share": ("usual %", ".0%"), "our_share": ("ours %", ".0%")}
 STOP_AT_TRAINING = ("import sys; sys.path.insert(0, sys.argv[1]); import {0}; "
                     "{0}.train = lambda *_, **__: sys.exit(); {0}.main(sys.argv[2:])")
 Row = collections.namedtuple("Row", "title script flags batches")  # so many batches take some seconds on a slow core
@@ -70,9 +72,6 @@ class Net(nn.Sequential):
 
     def forward(self, x, labels=None):
         return super().forward(x)
-
-    def scores(self, x, labels=None):  # of a discriminator, as gan.Discriminator's where it tells no classes
-        return self(x).tensor_split((1,), 1)
 
 
 def wide_generator(*_):
@@ -117,8 +116,9 @@ def usual_vae(model, settings, device, loader):
 
 
 def usual_gan(nets, settings, device, loader):
-    """A function that trains `nets` (G, D, ...) for one epoch of `loader`, with R1 and the average of G as in ours."""
-    generator, discriminator = (net.to(memory_format=torch.contiguous_format) for net in nets[:2])
+    """A function that trains `nets`, gan.build's, for one epoch of `loader`, with R1 and G's average as in ours."""
+    generator = nets.generator.to(memory_format=torch.contiguous_format)
+    discriminator = nets.discriminator.to(memory_format=torch.contiguous_format)
     average = {name: value.clone() for name, value in generator.state_dict().items()}
     g_adam, d_adam = (torch.optim.Adam(net.parameters(), lr, (settings.beta1, 0.999))
                       for net, lr in ((generator, settings.lr_g), (discriminator, settings.lr_d)))
@@ -153,23 +153,25 @@ def usual_gan(nets, settings, device, loader):
     return chunk
 
 
-def our_way(nets, settings, device, data, count):
+def our_way(nets, settings, device, data, count, precision):
     """A function that trains by vae.train or gan.train on the first `count` images, all of `data` held as by main."""
     bar, epochs = tqdm(file=io.StringIO()), itertools.count(1)  # a bar that is drawn, as for a person watching
     if isinstance(nets, vae.VAE):
         images, _ = (x.to(device).view(-1, vae.PIXELS).float().div_(255) for x in data[::2])
         optimizer = torch.optim.Adam(nets.parameters(), lr=settings.lr, fused=True)
-        return lambda: vae.train(nets, images[:count], optimizer, settings, next(epochs), bar)
+        return lambda: vae.train(nets, images[:count], optimizer, settings, next(epochs), bar, precision)
     images, labels, *_ = [x.to(device).view(-1, gan.PIXELS).float().div_(127.5).sub_(1) if x.ndim == 3 else
                           x.to(device).long() for x in data]
-    return lambda: gan.train(nets, images[:count], labels[:count], settings, next(epochs), 10 * MANY, bar)
+    return lambda: gan.train(nets, images[:count], labels[:count], settings, epoch=next(epochs),
+                             iterations=10 * MANY, bar=bar, precision=precision)
 
 
 def ways(device):
     """Ours in every precision that the scripts would train in on this hardware, and the usual one."""
-    bf16 = (torch.cuda.is_bf16_supported(False) if device.type == "cuda" else
-            torch.cpu.get_capabilities().get("avx512_bf16"))
-    return ["float32", *["bfloat16"] * bool(bf16), "usual"]
+    ours = ["float32"]
+    if vae.choose_precision("auto", device) == "bfloat16":
+        ours.append("bfloat16")
+    return [*ours, "usual"]
 
 
 @contextlib.contextmanager
@@ -199,10 +201,9 @@ def make_way(name, way, args, device, batches=None):
         loader = DataLoader(Subset(images, range(count)), settings.batch_size, shuffle=True, num_workers=0)
         train = (usual_vae if script is vae else usual_gan)(nets, settings, device, loader)
     else:
-        settings.precision = way
         data = vae.load_dataset(settings.dataset, args.data_dir)
         count = min(count, len(data[0]))
-        train = our_way(nets, settings, device, data, count)
+        train = our_way(nets, settings, device, data, count, precision=way)
     return conditions(way)(train), count
 
 
@@ -298,7 +299,7 @@ def epoch_growth(args, device):
 
 
 def measure_row(name, args, device):
-    """{name of a number: (value, format)} of a row: rates in images per second, memory in MB, shares and ratios."""
+    """{name: number} of a row: rates in images per second, memory in MB, shares and ratios."""
     memory = {way: in_child(chunk_memory, name, way, args, device) for way in ways(device)}
     made = {way: make_way(name, way, args, device) for way in memory}
     made |= {f"{way} products": make_products(name, way, args, device) for way in memory if way != "usual"}
@@ -307,14 +308,15 @@ def measure_row(name, args, device):
     numbers = {}
     for way in [way for way in memory if way != "usual"]:
         ratios = times["usual"] / times[way]
-        parts = {"ratio": (ratios.median().item(), ".2f"), "ratio_low": (ratios.min().item(), ".2f"),
-                 "ratio_high": (ratios.max().item(), ".2f")}
+        found = {"ratio": ratios.median().item(), "ratio_low": ratios.min().item(),
+                 "ratio_high": ratios.max().item()}
         for who, key, precision in (("usual", "usual", "float32"), ("our", way, way)):
             share = times[f"{precision} products"] / times[key]
-            parts |= {f"{who}_rate": (1 / times[key].median().item(), ".0f"), f"{who}_memory": (memory[key], ".0f"),
-                      f"{who}_share": (share.median().item(), ".0%")}
-        numbers |= {f"{name}/{way}/{part}": number for part, number in parts.items()}
-        print(f"{ROWS[name].title:31}{way:9}", *(f"{format(*parts[part]):>8}" for part in COLUMNS), flush=True)
+            found |= {f"{who}_rate": 1 / times[key].median().item(), f"{who}_memory": memory[key],
+                      f"{who}_share": share.median().item()}
+        numbers |= {f"{name}/{way}/{column}": number for column, number in found.items()}
+        cells = [f"{format(found[column], spec):>8}" for column, (_, spec) in COLUMNS.items()]
+        print(f"{ROWS[name].title:31}{way:9}", *cells, flush=True)
     return numbers
 
 
@@ -323,7 +325,7 @@ def measure_linear(args, device):
     (few, short), (every, long) = (make_way("vae", "float32", args, device, size) for size in (LARGE // 6, LARGE))
     times = alternate({"few": few, "every": every}, LINEAR_ROUNDS, device)
     ratio = statistics.median((long / b) / (short / a) for a, b in zip(*times.values()))
-    return {"linear/ratio": (ratio, ".2f"), "linear/growth": (in_child(epoch_growth, args, device), ".1f")}
+    return {"linear/ratio": ratio, "linear/growth": in_child(epoch_growth, args, device)}
 
 
 def measure_startup(args, device):
@@ -335,18 +337,19 @@ def measure_startup(args, device):
         calls = {name: functools.partial(subprocess.run, [sys.executable, "-c", code, str(ROOT), *flags], check=True,
                                          capture_output=True) for name, code in codes.items()}
         times = alternate(calls, STARTUP_ROUNDS, device)
-    return {f"startup/{script}": (statistics.median(b - a for a, b in zip(times["import"], times[script])), ".2f")
+    return {f"startup/{script}": statistics.median(b - a for a, b in zip(times["import"], times[script]))
             for script in ("vae", "gan")}
 
 
 def draw_rates(path, numbers):
     """Images per second of every row, the usual way's and ours, with their ratios beside."""
-    figure, axes = plt.subplots(figsize=(6.5, 1.6))
+    figure = Figure(figsize=(6.5, 1.6))
+    axes = figure.subplots()
     names = [name for name in ROWS if f"{name}/float32/ratio" in numbers]
     for key, way, marker, color, label in (
             ("usual_rate", "float32", "o", "white", "the usual way"), ("our_rate", "float32", "o", "black", "ours"),
             ("our_rate", "bfloat16", "s", "0.6", "ours in bfloat16")):
-        points = [(numbers[f"{name}/{way}/{key}"][0], row, numbers[f"{name}/{way}/ratio"][0])
+        points = [(numbers[f"{name}/{way}/{key}"], row, numbers[f"{name}/{way}/ratio"])
                   for row, name in enumerate(names) if f"{name}/{way}/{key}" in numbers]
         if points:
             axes.plot(*list(zip(*points))[:2], marker, color=color, markeredgecolor="black", label=label)
@@ -365,16 +368,15 @@ def parse_args(argv=None):
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     rows = [*ROWS, "linear", "startup"]
     parser.add_argument("--rows", choices=rows, nargs="+", default=rows, help="what to measure, default: all")
-    parser.add_argument("--rounds", type=int, default=7, help="chunks that each way trains, 3 to 100")
-    parser.add_argument("--batches", type=int, help="batches in a chunk, 1 to 1000; default: as suits the row")
-    parser.add_argument("--seed", type=int, default=1, help="seed of every random number, 0 to 2^31")
+    parser.add_argument("--rounds", type=vae.number(int, 3, 100), default=7, help="chunks that each way trains")
+    parser.add_argument("--batches", type=vae.number(int, 1, 1000), help="in a chunk; default: as suits the row")
+    parser.add_argument("--seed", type=vae.number(int, 0, 2**31), default=1, help="of every random number")
     for flag, folder in (("--data-dir", "data"), ("--out-dir", "plots")):
-        parser.add_argument(flag, type=Path, default=ROOT / folder, help=f"default: {folder}, in the project")
+        parser.add_argument(flag, type=vae.folder, default=ROOT / folder, help=f"default: {folder}, in the project")
     argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
-    for flag, low, high in (("rounds", 3, 100), ("batches", 1, 1000), ("seed", 0, 2**31)):
-        if (value := getattr(args, flag)) is not None and not low <= value <= high:
-            parser.error(f"--{flag} {value} is not between {low} and {high}")
+    prefix = "bench" if args.rows == rows else "_".join(["bench", *args.rows])
+    args = vae.named(args, prefix, ("rows",), parser, argv)
     args.command = shlex.join(["python", f"tests/{Path(__file__).name}", *argv])
     return args
 
@@ -384,20 +386,23 @@ def main(argv=None):
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise OSError("there is no CUDA device: leave out --device cuda")
-    plt.rcParams.update(vae.STYLE)
     torch.set_flush_denormal(True)  # before the first parallel work starts the other threads: they keep what holds then
-    for dataset in ("mnist", "fashion"):
-        vae.load_dataset(dataset, args.data_dir)  # what is missing is fetched or named before anything is timed
-    start, numbers = time.perf_counter(), {}
-    print(f"{'':40}", *(f"{title:>8}" for title in COLUMNS.values()))
-    for name in args.rows:
-        others = {"linear": measure_linear, "startup": measure_startup}
-        numbers |= others[name](args, device) if name in others else measure_row(name, args, device)
-    print(", ".join(f"{name} {value:{spec}}" for name, (value, spec) in numbers.items() if name.count("/") == 1))
-    if set(args.rows) & set(ROWS):
-        draw_rates(args.out_dir / "bench_rates.pdf", numbers)
-    vae.write_record(args.out_dir / "bench.json", args, device, numbers, seconds=time.perf_counter() - start, curves={})
-    print(f"record and figure: {args.out_dir / 'bench'}*")
+    with vae.own_settings():
+        vae.prepare_folders(args.out_dir)
+        for dataset in ("mnist", "fashion"):
+            vae.load_dataset(dataset, args.data_dir)  # what is missing is fetched or named before anything is timed
+        start, numbers = time.perf_counter(), {}
+        print(f"{'':40}", *(f"{title:>8}" for title, _ in COLUMNS.values()))
+        for name in args.rows:
+            others = {"linear": measure_linear, "startup": measure_startup}
+            numbers |= others[name](args, device) if name in others else measure_row(name, args, device)
+        print(", ".join(f"{name} {value:.3g}" for name, value in numbers.items() if name.count("/") == 1))
+        stem = f"{args.out_dir / args.run_name}"
+        if set(args.rows) & set(ROWS):
+            draw_rates(Path(f"{stem}_rates.pdf"), numbers)
+        vae.write_record(Path(f"{stem}.json"), args, [vae.machine(device)], numbers,
+                         seconds=time.perf_counter() - start, curves={})
+    print(f"record and figure: {stem}*")
 
 
 if __name__ == "__main__":

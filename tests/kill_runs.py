@@ -1,13 +1,14 @@
-"""Kill training runs at random moments, resume them, and compare what they leave with uninterrupted runs, bit for bit.
+"""Kill training runs at random moments, resume them, and compare what they leave, bit for bit.
 
     python tests/kill_runs.py                  100 kills by SIGKILL, shared out between the scripts
     python tests/kill_runs.py --kills 1000 --seed 7
 
-Every other kill waits for a random moment and then for a half-written file (.part-*), the others for the moment only. A
-killed run is started again, with --resume where it had a checkpoint, and may be killed again once or twice before it
-ends; no kill may take an epoch away that was saved before. Runs are forks of this process, which has imported torch
-once (not on Windows), and train on drawn digits. What differs from an uninterrupted run, wall-clock times aside, is
-printed, and the exit status is 1.
+Every other kill waits for a random moment and then for a half-written file (.part-*), the others
+for the moment only. Every command says --resume, as a queue may. A killed run is started again and
+may be killed again once or twice before it ends; no kill may take an epoch away that was saved
+before. Runs are forks of this process, which has imported PyTorch once (not on Windows), and train
+on drawn digits. What differs from an uninterrupted run, wall-clock times aside, is printed, and the
+exit status is 1.
 """
 import argparse
 import contextlib
@@ -23,7 +24,9 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # before torch: no thread to lose in a fork
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # no thread to lose in a fork
+if __name__ == "__main__":
+    os.environ["MPLBACKEND"] = "agg"
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 import glyphs  # noqa: E402
@@ -37,30 +40,38 @@ import vae  # noqa: E402
 
 FOLDERS = ["--data-dir", "../data", "--out-dir", "plots", "--runs-dir", "runs", "--no-cuda"]
 CASES = {  # name: (script, flags); the judge scores the samples that the first case leaves
-    "vae": (vae, ["--epochs", "4", "--batch-size", "50", "--latent-dim", "3", "--prior", "mixture"]),
-    "gan": (gan, ["--dataset", "mnist", "--arch", "mlp", "--epochs", "3", "--conditional", "--ema", "0.9"]),
-    "gan, convolutional": (gan, ["--dataset", "mnist", "--epochs", "2", "--batch-size", "100", "--conditional"]),
+    "vae": (vae, ["--epochs", "4", "--batch-size", "50", "--latent-dim", "3",
+                  "--prior", "mixture"]),
+    "gan": (gan, ["--dataset", "mnist", "--arch", "mlp", "--epochs", "3", "--conditional",
+                  "--ema", "0.9"]),
+    "gan, convolutional": (gan, ["--dataset", "mnist", "--epochs", "2", "--batch-size", "100",
+                                 "--conditional"]),
     "p3_autoencoder": (p3_autoencoder, ["--epochs", "4"]),
     "p5_compare": (p5_compare, ["--dataset", "mnist", "--epochs", "2"]),
 }
 
 
-def shorten():
-    """Less of what takes long and writes nothing: 200 samples of a generative model, a denoiser hardly trained."""
+def shorten(replace=setattr):
+    """Less of what takes long and writes nothing: 200 samples, a denoiser hardly trained."""
     draw_noise, sample = gan.draw_noise, vae.sample
-    gan.draw_noise = lambda count, device: draw_noise(min(count, 200), device)
-    vae.sample = lambda model, count, *args: sample(model, min(count, 200), *args)
-    p3_autoencoder.train_denoiser.__defaults__ = (50,)
-    p3_autoencoder.posterior_mean.__defaults__ = (21,)
+
+    def few_samples(model, count, args, prior=None):
+        return sample(model, min(count, 200), args, prior)
+
+    replace(gan, "draw_noise", lambda count, device: draw_noise(min(count, 200), device))
+    replace(vae, "sample", few_samples)
+    replace(p3_autoencoder, "DENOISER_STEPS", 50)
+    replace(p3_autoencoder, "QUADRATURE_POINTS", 21)
 
 
 def epoch_of(folder):
     """The last epoch that is saved there, -1 where no state is."""
-    epochs = [torch.load(path, weights_only=True)["epoch"] for path in (folder / "runs").glob("[!.j]*.pt")]
+    epochs = [torch.load(path, weights_only=True)["epoch"]
+              for path in (folder / "runs").glob("[!.j]*.pt")]
     return max(epochs, default=-1)
 
 
-def halves(folder):
+def half_written(folder):
     """{half-written file: when it was written to}."""
     found = {}
     for path in folder.rglob(".part-*"):
@@ -70,10 +81,12 @@ def halves(folder):
 
 
 def start(case, folder):
-    """Fork a run of `case` in `folder`, resumed where it has a checkpoint; returns its process id."""
+    """Fork a run of `case` in `folder`; returns its process id."""
     script, flags = CASES[case]
-    resume = ["--resume"] * (script is not p5_compare and epoch_of(folder) >= 0)
-    if child := os.fork():
+    if script is not p5_compare:
+        flags = [*flags, "--resume"]
+    child = os.fork()
+    if child:
         return child
     os.chdir(folder)
     log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -82,7 +95,7 @@ def start(case, folder):
     sys.argv = [script.__file__]
     status = 1
     try:
-        script.run(lambda: script.main([*flags, *FOLDERS, *resume]))
+        script.run(lambda: script.main([*flags, *FOLDERS]))
         status = 0
     finally:
         sys.stdout.flush()
@@ -98,7 +111,7 @@ def ended(child):
 
 
 def complete(case, folder):
-    """A run of `case` in `folder` to its end, resumed where it has a checkpoint; what it leaves, as contents()."""
+    """A run of `case` in `folder` to its end; what it leaves, as contents()."""
     child = start(case, folder)
     while not ended(child):
         time.sleep(0.01)
@@ -106,9 +119,10 @@ def complete(case, folder):
 
 
 def kill(child, folder, delay, at_a_write):
-    """SIGKILL after `delay` seconds, or at the next half-written file then; False if the run ended before."""
-    moment, old = time.perf_counter() + delay, halves(folder)
-    while time.perf_counter() < moment or (at_a_write and halves(folder).items() <= old.items()):
+    """SIGKILL after `delay` seconds, or at the next half-written file then; False if it ended."""
+    moment, old = time.perf_counter() + delay, half_written(folder)
+    while (time.perf_counter() < moment
+           or (at_a_write and half_written(folder).items() <= old.items())):
         if ended(child):
             return False
         time.sleep(0.0002)
@@ -119,7 +133,9 @@ def kill(child, folder, delay, at_a_write):
 def contents(folder):
     """{file: what it holds}, without times of day and durations: what two runs must agree in."""
     found = {}
-    for path in (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "log"):
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.name == "log":
+            continue
         content = path.read_bytes()
         if path.suffix == ".json":
             content = repr({**json.loads(content), "seconds": 0})
@@ -138,35 +154,43 @@ def same(one, two):
         return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
     if isinstance(one, (list, tuple)):
         return len(one) == len(two) and all(map(same, one, two))
-    return torch.equal(one, two) if isinstance(one, torch.Tensor) else np.array_equal(one, two)
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    return np.array_equal(one, two)
 
 
-def fresh(case, home, name):
+def new_folder(case, home, name):
     """A new folder for a run of `case`; the judge's holds samples to score."""
     shutil.rmtree(home / name, ignore_errors=True)
     (home / name / "runs").mkdir(parents=True)
     if case == "p5_compare":
-        shutil.copy(home / "vae/runs/vae_mnist_samples.npz", home / name / "runs")
+        samples, = (home / "vae/runs").glob("vae_mnist*_samples.npz")
+        shutil.copy(samples, home / name / "runs")
     return home / name
 
 
 def torment(case, home, kills, seen):
-    """Kill and resume runs of `case` `kills` times; the names of files that differ from the uninterrupted run's."""
-    begun, expected = time.perf_counter(), complete(case, fresh(case, home, case))
-    length, lost, done = time.perf_counter() - begun, [], 0
+    """Kill runs of `case` `kills` times; the files that differ from an uninterrupted run's."""
+    begun = time.perf_counter()
+    expected = complete(case, new_folder(case, home, case))
+    length = time.perf_counter() - begun
+    lost, done = [], 0
     while done < kills:
-        folder = fresh(case, home, "killed")
+        folder = new_folder(case, home, "killed")
         for _ in range(min(random.randint(1, 3), kills - done)):
-            epoch, old = epoch_of(folder), halves(folder)
-            if not kill(start(case, folder), folder, random.uniform(0, length), done % 2 == 0):
+            epoch, old = epoch_of(folder), half_written(folder)
+            child = start(case, folder)
+            if not kill(child, folder, random.uniform(0, length), at_a_write=done % 2 == 0):
                 break
             done += 1
-            new = [path.suffix for path, _ in halves(folder).items() - old.items()]
+            new = [path.suffix for path, _ in half_written(folder).items() - old.items()]
             seen.update(new or ["nothing"])
-            lost += [f"{case}: epoch {epoch}"] * (epoch_of(folder) < epoch)
+            if epoch_of(folder) < epoch:
+                lost.append(f"{case}: epoch {epoch}")
         found = complete(case, folder)
-        lost += [f"{case}: {name}" for name in sorted(expected.keys() | found.keys())
-                 if name not in found or name not in expected or not same(expected[name], found[name])]
+        for name in sorted(expected.keys() | found.keys()):
+            if name not in found or name not in expected or not same(expected[name], found[name]):
+                lost.append(f"{case}: {name}")
     return lost
 
 
@@ -187,7 +211,8 @@ def main(argv=None):
             lost += torment(case, Path(home), kills, seen)
             differ = sum(line.startswith(f"{case}:") for line in lost)
             print(f"{case}: killed {kills} times, {differ} files lost or changed", flush=True)
-    print(f"half-written when killed: {', '.join(f'{kind} {count}' for kind, count in seen.most_common())}")
+    counts = ", ".join(f"{kind} {count}" for kind, count in seen.most_common())
+    print(f"half-written when killed: {counts}")
     if lost:
         sys.exit("\n".join(lost))
 

@@ -36,8 +36,8 @@ def test_both_ways_train_the_same_weights(row, glyph_dir, tmp_path):
     device, built = torch.device("cpu"), []
     with bench.mock.patch.object(bench, "build", side_effect=lambda *inputs: built.append(make(*inputs)) or built[-1]):
         chunks = [bench.make_way(row, way, args, device, 2) for way in ("usual", "float32")]
-    nets = [list(net.parameters()) if row == "vae" else [p for part in net[:2] for p in part.parameters()]
-            for net in built]
+    nets = [list(net.parameters()) if row == "vae" else
+            [*net.generator.parameters(), *net.discriminator.parameters()] for net in built]
     start = [p.detach().clone() for p in nets[0]]
     assert all(torch.equal(a, b) for a, b in zip(*nets, strict=True))
     assert chunks[0][1] == chunks[1][1]
@@ -51,11 +51,11 @@ def test_a_small_run_writes_its_record_and_figure(glyph_dir, tmp_path, monkeypat
     monkeypatch.setattr(bench, "in_child", lambda function, *inputs: function(*inputs))
     bench.main(["--rows", "vae", "--rounds", "3", "--batches", "1", "--data-dir", str(glyph_dir), "--out-dir",
                 str(tmp_path)])
-    record = json.loads((tmp_path / "bench.json").read_text())
-    numbers = {name: entry["value"] for name, entry in record["numbers"].items()}
+    record = json.loads((tmp_path / "bench_vae_rounds3_batches1.json").read_text())
+    numbers = record["numbers"]
     assert numbers["vae/float32/ratio_low"] <= numbers["vae/float32/ratio"] <= numbers["vae/float32/ratio_high"]
     assert all(value > 0 for value in numbers.values()) and numbers["vae/float32/our_memory"] > 50
-    assert (tmp_path / "bench_rates.pdf").exists() and "VAE 784-400-20" in capsys.readouterr().out
+    assert (tmp_path / "bench_vae_rounds3_batches1_rates.pdf").exists() and "VAE 784-400-20" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags", [["--rounds", "2"], ["--batches", "0"], ["--rows", "resnet"], ["--device", "tpu"]])

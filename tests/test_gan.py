@@ -1,4 +1,4 @@
-"""gan.py: the two steps against the textbook, what labels reach and what they must not, and whole runs on glyphs."""
+"""gan.py: the two steps against the textbook, what labels reach, and whole runs on glyphs."""
 import copy
 import json
 
@@ -12,11 +12,20 @@ import gan
 both = pytest.mark.parametrize("arch", ["mlp", "conv"])
 
 
+NETS = {"mlp": (gan.Generator, gan.Discriminator),
+        "conv": (gan.ConvGenerator, gan.ConvDiscriminator)}
+
+
 def pair(arch, num_labels=None, lr=1e-3):
     """Generator, discriminator and an optimiser for each, the same on every call."""
     torch.manual_seed(0)
-    nets = [gan.Generator(gan.NOISE, gan.PIXELS, num_labels, arch), gan.Discriminator(gan.PIXELS, 1, num_labels, arch)]
+    generator, discriminator = NETS[arch]
+    nets = generator(gan.NOISE, gan.PIXELS, num_labels), discriminator(gan.PIXELS, 1, num_labels)
     return *nets, *(torch.optim.Adam(net.parameters(), lr) for net in nets)
+
+
+def sgd(net, lr):
+    return torch.optim.SGD(net.parameters(), lr)
 
 
 def batch(count=16):
@@ -37,8 +46,9 @@ def step_both(arch, num_labels, labels, images):
     """Weights of both nets after one step of each."""
     generator, discriminator, adam_g, adam_d = pair(arch, num_labels)
     torch.manual_seed(2)
-    gan.train_discriminator(len(images), images, labels, generator, discriminator, adam_d)
-    gan.train_generator(len(images), generator, discriminator, adam_g)
+    nets = {"generator": generator, "discriminator": discriminator}
+    gan.train_discriminator(len(images), images, labels, optimizer=adam_d, **nets)
+    gan.train_generator(len(images), optimizer=adam_g, **nets)
     return weights(generator), weights(discriminator)
 
 
@@ -54,23 +64,32 @@ class Table(nn.Module):
         self.calls.append((x, labels))
         return self.values[:len(x)] + 0 * x.sum(1, keepdim=True)
 
-    def scores(self, x, labels=None):  # of a discriminator: a row is a logit, then the logits of the classes
-        return self(x, labels).tensor_split((1,), 1)
+
+class Verdicts(Table):
+    """A stand-in for a discriminator with class logits: a row is a logit, then the classes'."""
+
+    def forward(self, x, labels=None):
+        return self.scores(x, labels)[0]
+
+    def scores(self, x, labels=None):
+        return super().forward(x, labels).tensor_split((1,), 1)
 
 
 def test_handed_out_nets_have_their_sizes():
     generator, discriminator = gan.Generator(100, 784, None), gan.Discriminator(784)
-    assert [tuple(layer.weight.shape) for layer in generator.layers if isinstance(layer, nn.Linear)] == [
-        (256, 100), (512, 256), (1024, 512), (784, 1024)]
-    assert [tuple(layer.weight.shape) for layer in discriminator.layers if isinstance(layer, nn.Linear)] == [
-        (1024, 784), (512, 1024), (256, 512), (1, 256)]
+    shapes = [[tuple(layer.weight.shape) for layer in net.layers if isinstance(layer, nn.Linear)]
+              for net in (generator, discriminator)]
+    assert shapes == [[(256, 100), (512, 256), (1024, 512), (784, 1024)],
+                      [(1024, 784), (512, 1024), (256, 512), (1, 256)]]
     assert sum(p.numel() for p in generator.parameters()) == 1_486_352
     assert sum(p.numel() for p in discriminator.parameters()) == 1_460_225
-    assert [layer.p for layer in discriminator.layers if isinstance(layer, nn.Dropout)] == [0.3] * 3
+    dropouts = [layer.p for layer in discriminator.layers if isinstance(layer, nn.Dropout)]
+    assert dropouts == [0.3] * 3
     assert {layer.negative_slope for net in (generator, discriminator) for layer in net.layers
             if isinstance(layer, nn.LeakyReLU)} == {0.2}
     conditional = gan.Generator(100, 784)
-    assert conditional.embedding.weight.shape == (10, 10) and conditional.layers[0].in_features == 110
+    assert conditional.embedding.weight.shape == (10, 10)
+    assert conditional.layers[0].in_features == 110
 
 
 @both
@@ -87,14 +106,16 @@ def test_shapes_and_ranges(arch, num_labels):
 @both
 def test_without_labels_they_change_nothing(arch):
     images, labels = batch()
-    for one, other in zip(step_both(arch, None, labels, images), step_both(arch, None, labels.flip(0), images)):
+    for one, other in zip(step_both(arch, None, labels, images),
+                          step_both(arch, None, labels.flip(0), images)):
         assert equal(one, other)
 
 
 @both
 def test_with_labels_they_reach_both_nets(arch):
     images, labels = batch()
-    for one, other in zip(step_both(arch, 10, labels, images), step_both(arch, 10, labels.flip(0), images)):
+    for one, other in zip(step_both(arch, 10, labels, images),
+                          step_both(arch, 10, labels.flip(0), images)):
         assert not equal(one, other)
     generator, discriminator, *_ = pair(arch, 10)
     generator.eval(), discriminator.eval()
@@ -107,54 +128,58 @@ def test_with_labels_they_reach_both_nets(arch):
 def test_fakes_are_judged_under_the_labels_they_were_made_for():
     images, labels = batch(4)
     generator, discriminator = Table(torch.full((4, 784), 0.5).tolist()), Table([[0.0]] * 8)
-    sgd = torch.optim.SGD(discriminator.parameters(), 0.1)
-    gan.train_discriminator(4, images, labels, generator, discriminator, sgd)
+    nets = {"generator": generator, "discriminator": discriminator}
+    gan.train_discriminator(4, images, labels, optimizer=sgd(discriminator, 0.1), **nets)
     assert torch.equal(discriminator.calls[0][1], torch.cat((labels, generator.calls[0][1])))
     assert torch.equal(discriminator.calls[0][0], torch.cat((images, torch.full((4, 784), 0.5))))
-    gan.train_generator(4, generator, discriminator, torch.optim.SGD(generator.parameters(), 0.1))
+    gan.train_generator(4, optimizer=sgd(generator, 0.1), **nets)
     assert torch.equal(discriminator.calls[1][1], generator.calls[1][1])
 
 
 @pytest.mark.parametrize("real", [1.0, 0.9])
 def test_losses_are_the_textbook_ones(real):
-    """Logits whose D(x) are 4/5, 1/2 (real) and 1/4, 3/4 (fake): the logarithms can be taken by hand."""
+    """Logits whose D(x) are 4/5, 1/2 (real) and 1/4, 3/4 (fake): logarithms taken by hand."""
     log = np.log
     logits = [[log(4.0)], [0.0], [-log(3.0)], [log(3.0)]]
     discriminator, generator = Table(logits), Table(torch.zeros(2, 784).tolist())
-    sgd = torch.optim.SGD(discriminator.parameters(), 0.0)
+    nets = {"generator": generator, "discriminator": discriminator}
     images, labels = batch(2)
-    loss = gan.train_discriminator(2, images, labels, generator, discriminator, sgd, real)
+    loss = gan.train_discriminator(2, images, labels, optimizer=sgd(discriminator, 0.0),
+                                   real_target=real, **nets)
     on_real = -(real * log(4 / 5) + (1 - real) * log(1 / 5) + log(1 / 2)) / 2
     on_fake = -(log(1 - 1 / 4) + log(1 - 3 / 4)) / 2
     assert loss.item() == pytest.approx(on_real + on_fake, rel=1e-6) and not loss.requires_grad
-    gradient = [(4 / 5 - real) / 2, (1 / 2 - real) / 2, (1 / 4) / 2, (3 / 4) / 2]  # of the means, D - target
+    # of the means, D - target
+    gradient = [(4 / 5 - real) / 2, (1 / 2 - real) / 2, (1 / 4) / 2, (3 / 4) / 2]
     assert discriminator.values.grad[:, 0].tolist() == pytest.approx(gradient, rel=1e-5)
-    loss = gan.train_generator(2, generator, discriminator, torch.optim.SGD(generator.parameters(), 0.0))
-    assert loss.item() == pytest.approx(-(log(4 / 5) + log(1 / 2)) / 2, rel=1e-6) and not loss.requires_grad
+    loss = gan.train_generator(2, optimizer=sgd(generator, 0.0), **nets)
+    assert loss.item() == pytest.approx(-(log(4 / 5) + log(1 / 2)) / 2, rel=1e-6)
+    assert not loss.requires_grad
 
 
 def test_scores_are_the_logit_under_each_label():
     images, labels = batch()
     discriminator = pair("conv", 10)[1]
     logits, classes = discriminator.scores(images, labels)
-    shared = logits - classes.gather(1, labels[:, None])  # the projection adds the logit of the class to this one
+    shared = logits - classes.gather(1, labels[:, None])  # to which the projection adds the class'
     assert classes.shape == (16, 10) and torch.equal(logits, discriminator(images, labels))
     for k in range(10):
         under_k = discriminator(images, torch.full_like(labels, k))
         assert torch.allclose(under_k, shared + classes[:, k:k + 1], atol=1e-6)
-    for other in (pair("conv")[1], pair("mlp", 10)[1]):
-        assert other.scores(images, labels)[1].shape == (16, 0)
+    assert pair("conv")[1].scores(images, labels)[1].shape == (16, 0)
 
 
 def test_classifier_adds_the_cross_entropy_of_real_images_for_d_and_of_fakes_for_g():
     images, labels = batch(2)  # labels 0 and 1
-    rows = [[0.0] + [float(k == c) for k in range(10)] for c in (0, 3, 5, 7)]  # two real images, two fakes
+    # two real images, two fakes
+    rows = [[0.0] + [float(k == c) for k in range(10)] for c in (0, 3, 5, 7)]
     sure, even = np.e / (np.e + 9), 1 / (np.e + 9)  # softmax of a logit of 1 among nine of 0
     steps = {}
     for weight in (0.0, 0.5):
-        discriminator, generator = Table(rows), Table(torch.zeros(2, 784).tolist())
-        sgd = torch.optim.SGD(discriminator.parameters(), 0.0)
-        steps[weight] = gan.train_discriminator(2, images, labels, generator, discriminator, sgd, classifier=weight)
+        discriminator, generator = Verdicts(rows), Table(torch.zeros(2, 784).tolist())
+        steps[weight] = gan.train_discriminator(
+            2, images, labels, generator=generator, discriminator=discriminator,
+            optimizer=sgd(discriminator, 0.0), classifier=weight)
         gradient = discriminator.values.grad
         expected = torch.zeros(4, 10)
         for row, told, label in ((0, 0, 0), (1, 3, 1)):
@@ -165,22 +190,26 @@ def test_classifier_adds_the_cross_entropy_of_real_images_for_d_and_of_fakes_for
         assert gradient[:, 0].tolist() == pytest.approx([-0.25, -0.25, 0.25, 0.25])
         torch.manual_seed(3)
         generator = Table(torch.zeros(2, 784).tolist())
-        steps["g", weight] = gan.train_generator(2, generator, discriminator,
-                                                 torch.optim.SGD(generator.parameters(), 0.0), classifier=weight)
-    assert steps[0.0] == steps[0.5] and steps["g", 0.0] == steps["g", 0.5]  # what is returned is the GAN's part
+        steps["g", weight] = gan.train_generator(
+            2, generator=generator, discriminator=discriminator, optimizer=sgd(generator, 0.0),
+            classifier=weight)
+    # what is returned is the GAN's loss
+    assert steps[0.0] == steps[0.5] and steps["g", 0.0] == steps["g", 0.5]
 
 
 def test_classifier_pulls_the_generator_to_images_of_the_label():
     class Linear(nn.Module):
-        def scores(self, x, labels):  # no verdict of its own; the class logits are the first ten pixels
+        def scores(self, x, labels):  # no verdict; the class logits are the first ten pixels
             return 0 * x[:, :1], x[:, :10]
 
-    generator = Table(torch.zeros(4, 784).tolist())
+    generator, labels = Table(torch.zeros(4, 784).tolist()), torch.tensor((0, 1, 1, 9))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gan, "draw_noise", lambda count, _: (torch.zeros(4, 784), torch.tensor((0, 1, 1, 9))))
-        gan.train_generator(4, generator, Linear(), torch.optim.SGD(generator.parameters(), 1.0), classifier=2.0)
-    step = torch.full((4, 10), -0.1) + nn.functional.one_hot(torch.tensor((0, 1, 1, 9)), 10)
-    assert torch.allclose(generator.values[:, :10], 2.0 / 4 * step, atol=1e-6) and not generator.values[:, 10:].any()
+        patch.setattr(gan, "draw_noise", lambda count, _: (torch.zeros(4, 784), labels))
+        gan.train_generator(4, generator=generator, discriminator=Linear(),
+                            optimizer=sgd(generator, 1.0), classifier=2.0)
+    step = torch.full((4, 10), -0.1) + nn.functional.one_hot(labels, 10)
+    assert torch.allclose(generator.values[:, :10], 2.0 / 4 * step, atol=1e-6)
+    assert not generator.values[:, 10:].any()
 
 
 @both
@@ -188,18 +217,20 @@ def test_a_step_changes_one_net_only(arch):
     images, labels = batch()
     generator, discriminator, adam_g, adam_d = pair(arch, 10)
     before_g, before_d = weights(generator), weights(discriminator)
-    weight = 1.0 * (arch == "conv")
-    gan.train_discriminator(16, images, labels, generator, discriminator, adam_d, r1=1.0, classifier=weight)
-    assert equal({name: dict(generator.named_parameters())[name] for name in before_g
-                  if name in dict(generator.named_parameters())}, before_g)
-    moved = {name for name, tensor in generator.state_dict().items() if not torch.equal(tensor, before_g[name])}
+    nets = {"generator": generator, "discriminator": discriminator,
+            "classifier": 1.0 if arch == "conv" else 0.0}
+    gan.train_discriminator(16, images, labels, optimizer=adam_d, r1=1.0, **nets)
+    assert equal(dict(generator.named_parameters()), before_g)
+    moved = {name for name, tensor in generator.state_dict().items()
+             if not torch.equal(tensor, before_g[name])}
     assert all("running_" in name or "num_batches" in name for name in moved)
     assert all(p.grad is None for p in generator.parameters())
-    assert not any(torch.equal(p, before_d[name]) for name, p in discriminator.named_parameters())
+    unmoved = [torch.equal(p, before_d[name]) for name, p in discriminator.named_parameters()]
+    assert not any(unmoved)
 
     before_d = weights(discriminator)
     adam_d.zero_grad()
-    gan.train_generator(16, generator, discriminator, adam_g, classifier=weight)
+    gan.train_generator(16, optimizer=adam_g, **nets)
     assert equal(before_d, discriminator.state_dict())
     assert all(p.grad is None and p.requires_grad for p in discriminator.parameters())
     changed = [not torch.equal(p, before_g[name]) for name, p in generator.named_parameters()]
@@ -209,6 +240,7 @@ def test_a_step_changes_one_net_only(arch):
 def test_dropout_stays_on_in_both_steps():
     images, labels = batch()
     generator, discriminator, adam_g, adam_d = pair("mlp", lr=0.0)
+    nets = {"generator": generator, "discriminator": discriminator}
     losses = []
     for seed_of_dropout in (0, 1):
         torch.manual_seed(3)
@@ -216,8 +248,8 @@ def test_dropout_stays_on_in_both_steps():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(gan, "draw_noise", lambda *_: noise.pop())  # noqa: B023
             torch.manual_seed(seed_of_dropout)
-            losses.append((gan.train_discriminator(16, images, labels, generator, discriminator, adam_d),
-                           gan.train_generator(16, generator, discriminator, adam_g)))
+            losses.append((gan.train_discriminator(16, images, labels, optimizer=adam_d, **nets),
+                           gan.train_generator(16, optimizer=adam_g, **nets)))
     assert losses[0][0] != losses[1][0] and losses[0][1] != losses[1][1]
 
 
@@ -234,10 +266,12 @@ def test_r1_of_a_linear_discriminator_is_half_its_squared_weight():
     discriminator, (images, labels) = Linear(), batch(4)
     squared = discriminator.map.weight.pow(2).sum()
     penalty = gan.r1_penalty(discriminator, images, labels)
-    scale = (1 + labels.float()).pow(2).mean()  # the logit's gradient at an image is (1 + label) times the weight
+    # the logit's gradient at an image is (1 + label) times the weight
+    scale = (1 + labels.float()).pow(2).mean()
     assert penalty.item() == pytest.approx((squared * scale / 2).item(), rel=1e-5)
     penalty.backward()
-    assert torch.allclose(discriminator.map.weight.grad, scale * discriminator.map.weight, rtol=1e-4)
+    weight = discriminator.map.weight
+    assert torch.allclose(weight.grad, scale * weight, rtol=1e-4)
 
 
 def test_r1_of_the_convolutional_discriminator_against_finite_differences():
@@ -255,6 +289,9 @@ def test_r1_of_the_convolutional_discriminator_against_finite_differences():
         slopes.pow(2).sum(1).mean().item() / 2, rel=1e-4)
 
 
+BAR = gan.tqdm(disable=True)
+
+
 def settings(*flags):
     return gan.parse_args(["--no-cuda", *flags])
 
@@ -263,7 +300,7 @@ def test_average_is_the_moving_mean_and_off_at_zero():
     generator = nn.Linear(1, 1)
     for ema in (0.0, 0.9):
         args = settings("--ema", str(ema), "--arch", "mlp")
-        average = gan.build(args, torch.device("cpu"))[2]
+        average = gan.build(args, torch.device("cpu")).average
         average.module, expected = copy.deepcopy(generator), None
         for value in (1.0, 2.0, 3.0):
             nn.init.constant_(generator.weight, value)
@@ -273,57 +310,68 @@ def test_average_is_the_moving_mean_and_off_at_zero():
 
 
 def test_evaluated_average_is_as_good_as_in_training_mode(glyph_dir):
-    """BatchNorm with averaged statistics gives the images that the statistics of a large batch give."""
-    args = settings("--conditional", "--epochs", "12", "--batch-size", "64", "--ema", "0.9", "--precision", "float32")
+    """BatchNorm with averaged statistics gives the images that those of a large batch give."""
+    args = settings("--conditional", "--epochs", "12", "--batch-size", "64", "--ema", "0.9")
     images, labels, *_ = gan.load_dataset("mnist", glyph_dir)
     images, labels = images.view(-1, 784).float() / 127.5 - 1, labels.long()
     torch.manual_seed(0)
     nets = gan.build(args, torch.device("cpu"))
     for epoch in range(1, args.epochs + 1):
-        for adam in nets[3:]:  # the rates fall, so that the weights stand still at the end
+        for adam in (nets.optimizer_g, nets.optimizer_d):
+            # the rates fall, so that the weights stand still at the end
             adam.param_groups[0]["lr"] = 5e-4 * min(1, 2 - 2 * epoch / (args.epochs + 1))
-        gan.train(nets, images, labels, args, epoch, args.epochs * 5, gan.tqdm(disable=True))
+        gan.train(nets, images, labels, args, epoch=epoch, iterations=args.epochs * 5, bar=BAR)
     z, labels = gan.draw_noise(500, "cpu")
-    evaluated = gan.evaluate(nets[2], z, labels)
+    evaluated = gan.evaluate(nets.average, z, labels)
     with torch.no_grad():
-        trained = copy.deepcopy(nets[2]).train()(z, labels)
+        trained = copy.deepcopy(nets.average).train()(z, labels)
     assert trained.std() > 0.2  # it does draw something
     assert (evaluated - trained).abs().mean() < 0.05 * trained.std()
     assert evaluated.mean().item() == pytest.approx(trained.mean().item(), abs=0.02)
 
 
 @pytest.mark.parametrize("flags, expected", [
-    ((), (5, 5)), (("--g-steps", "2"), (10, 5)), (("--d-steps", "2"), (3, 5)), (("--updates", "7"), (4, 4)),
-    (("--batch-size", "600", "--g-steps", "3"), (3, 1))])
-def test_counts_of_updates(glyph_dir, tmp_path, monkeypatch, flags, expected):
-    monkeypatch.setattr(gan, "train_generator", lambda *_: torch.zeros(()))
-    monkeypatch.setattr(gan, "train_discriminator", lambda *_: torch.zeros(()))
+    ((), (5, 5)), (("--g-steps", "2"), (10, 5)), (("--d-steps", "2"), (3, 5)),
+    (("--updates", "7"), (4, 4)), (("--batch-size", "600", "--g-steps", "3"), (3, 1))])
+def test_counts_of_updates(tmp_path, monkeypatch, flags, expected):
+    monkeypatch.setattr(gan, "train_generator", lambda *_, **__: torch.zeros(()))
+    monkeypatch.setattr(gan, "train_discriminator", lambda *_, **__: torch.zeros(()))
     args = settings("--arch", "mlp", "--epochs", "1", *flags, "--runs-dir", str(tmp_path))
-    images, labels = (tensor[:300] for tensor in batch(300))
-    nets = gan.build(args, torch.device("cpu"))
-    curves = gan.fit(nets, (images, labels, images[:20], labels[:20]), args, torch.device("cpu"))["curves"]
+    images, labels = batch(300)
+    device = torch.device("cpu")
+    state = gan.open_run(args, "of no file", device) | {"first": None, "precision": "float32"}
+    data = images, labels, images[:20], labels[:20]
+    gan.fit(gan.build(args, device), data, state, args, device)
+    curves = state["curves"]
     assert (sum(curves["g_updates"]), sum(curves["d_updates"])) == expected
+    assert state["finished"]
 
 
 def test_rates_penalties_and_targets_reach_the_steps(monkeypatch):
-    seen, seen_by_g = [], []
+    seen = {"d": [], "g": []}
 
-    def watch(*arguments):
-        seen.append((arguments[5].param_groups[0]["lr"], *arguments[6:]))
-        return torch.zeros(())
+    def watch(who):
+        def step(*arguments, optimizer, generator, discriminator, **switches):
+            rate = optimizer.param_groups[0]["lr"]
+            seen[who].append({"lr": rate, "batch": arguments[0], **switches})
+            return torch.zeros(())
+        return step
 
-    def watch_g(*arguments):
-        seen_by_g.append((arguments[3].param_groups[0]["lr"], *arguments[4:]))
-        return torch.zeros(())
-
-    monkeypatch.setattr(gan, "train_discriminator", watch)
-    monkeypatch.setattr(gan, "train_generator", watch_g)
-    args = settings("--conditional", "--lr-d", "0.1", "--lr-g", "0.2", "--r1", "0.5", "--label-smoothing", "0.9",
-                    "--batch-size", "10", "--precision", "float32", "--epochs", "1", "--classifier", "0.3")
-    gan.train(gan.build(args, torch.device("cpu")), *batch(100), args, 1, 10, gan.tqdm(disable=True))
-    assert [r1 for _, _, r1, *_ in seen] == [4.0] + [0] * 7 + [4.0, 0]
-    assert {(lr, real, *more) for lr, real, _, *more in seen} == {(0.1, 0.9, 0.3, False)}
-    assert set(seen_by_g) == {(0.2, 0.3, False)} and len(seen_by_g) == 10
+    monkeypatch.setattr(gan, "train_discriminator", watch("d"))
+    monkeypatch.setattr(gan, "train_generator", watch("g"))
+    args = settings("--conditional", "--lr-d", "0.1", "--lr-g", "0.2", "--r1", "0.5",
+                    "--label-smoothing", "0.9", "--batch-size", "10", "--epochs", "1",
+                    "--classifier", "0.3")
+    nets = gan.build(args, torch.device("cpu"))
+    for precision in ("float32", "bfloat16"):
+        gan.train(nets, *batch(100), args, epoch=1, iterations=10, bar=BAR, precision=precision)
+        both = {"batch": 10, "classifier": 0.3, "bfloat16": precision == "bfloat16"}
+        assert seen["g"] == [{"lr": 0.2, **both}] * 10
+        penalties = [step.pop("r1") for step in seen["d"]]
+        assert penalties == [4.0] + [0] * 7 + [4.0, 0]
+        assert seen["d"] == [{"lr": 0.1, "real_target": 0.9, **both}] * 10
+        seen["d"].clear()
+        seen["g"].clear()
 
 
 def test_an_epoch_shows_every_image_once_with_its_label_and_dropout_on(monkeypatch):
@@ -331,7 +379,7 @@ def test_an_epoch_shows_every_image_once_with_its_label_and_dropout_on(monkeypat
     nets, labels = gan.build(args, torch.device("cpu")), torch.arange(20)
     images = labels[:, None].float().expand(20, 784)  # every pixel tells which image it is
 
-    def watch(count, images, labels, generator, discriminator, *_):
+    def watch(count, images, labels, *, generator, discriminator, **_):
         assert torch.equal(images[:, 0], labels.float()) and count == len(images)
         assert generator.training and discriminator.training
         orders[-1].extend(labels.tolist())
@@ -341,7 +389,7 @@ def test_an_epoch_shows_every_image_once_with_its_label_and_dropout_on(monkeypat
     for epoch in (1, 2, 1):
         gan.test(nets, images, labels, args)  # which turns dropout off
         orders.append([])
-        gan.train(nets, images, labels, args, epoch, 72, gan.tqdm(disable=True))
+        gan.train(nets, images, labels, args, epoch=epoch, iterations=72, bar=BAR)
         assert sorted(orders[-1]) == list(range(20))
     assert orders[0] == orders[2] != orders[1]
 
@@ -349,21 +397,12 @@ def test_an_epoch_shows_every_image_once_with_its_label_and_dropout_on(monkeypat
 def test_defaults_of_both_architectures():
     conv, mlp = settings("--conditional"), settings("--arch", "mlp", "--dataset", "mnist")
     assert (conv.run_name, mlp.run_name) == ("cgan_fashion", "gan_mlp_mnist")
-    assert (mlp.epochs, mlp.batch_size, mlp.lr_g, mlp.lr_d, mlp.beta1) == (24, 64, 2e-4, 2e-4, 0.9)
+    assert (mlp.epochs, mlp.batch_size, mlp.beta1) == (24, 64, 0.9)
+    assert mlp.lr_g == mlp.lr_d == 2e-4
     assert (mlp.ema, mlp.r1, mlp.classifier, mlp.label_smoothing) == (0, 0, 0, 1)
-    assert conv.classifier > 0 == settings().classifier == settings("--arch", "mlp", "--conditional").classifier
+    assert conv.classifier > 0 == settings().classifier
+    assert settings("--arch", "mlp", "--conditional").classifier == 0
     assert settings("--arch", "mlp", "--lr-g", "0.5").lr_g == 0.5
-
-
-def flags_in(folder, data, *flags):
-    return ["--data-dir", str(data), "--out-dir", str(folder / "plots"), "--runs-dir", str(folder / "runs"), *flags]
-
-
-def result(folder, name):
-    """What a run leaves behind, wall-clock time aside."""
-    record = json.loads((folder / "plots" / f"{name}.json").read_text())
-    state = torch.load(folder / "runs" / f"{name}.pt", weights_only=True)
-    return [part for part in state["parts"][:3]], {key: record[key] for key in ("numbers", "curves", "settings")}
 
 
 def few_samples(monkeypatch):
@@ -372,64 +411,49 @@ def few_samples(monkeypatch):
     monkeypatch.setattr(gan, "draw_noise", lambda count, device: real(min(count, 200), device))
 
 
-def test_a_conditional_run_and_its_continuation_are_the_same(glyph_dir, tmp_path, monkeypatch):
+def test_a_conditional_run(folders, tmp_path, monkeypatch, fails):
     few_samples(monkeypatch)
-    flags = ["--conditional", "--no-cuda", "--epochs", "3", "--batch-size", "100"]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    gan.main(flags_in(whole, glyph_dir, *flags))
-    step, calls = gan.train_generator, []
-
-    def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == 5:  # within the second epoch
-            raise KeyboardInterrupt
-        return step(*arguments)
-
     train = gan.train
 
-    def checked(nets, images, *arguments):
-        assert images.shape == (300, 784) and (images.min(), images.max()) == (-1, 1)  # the range of Tanh
-        return train(nets, images, *arguments)
+    def checked(nets, images, labels, args, *, epoch, **others):
+        if len(images) == 300:  # no fingerprint
+            assert images.shape == (300, 784)
+            assert (images.min(), images.max()) == (-1, 1)  # the range of Tanh
+        return train(nets, images, labels, args, epoch=epoch, **others)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(gan, "train_generator", interrupted)
-        patch.setattr(gan, "train", checked)
-        gan.main(flags_in(parts, glyph_dir, *flags))
-    gan.main(flags_in(parts, glyph_dir, *flags, "--resume"))
-    for folder in (whole, parts):
-        assert [path.name for path in sorted((folder / "runs" / "cgan_fashion").iterdir())] == [
-            f"samples_00{epoch}.png" for epoch in (1, 2, 3)]
-    (nets, record), (nets_again, record_again) = result(whole, "cgan_fashion"), result(parts, "cgan_fashion")
-    assert record == record_again and all(equal(*both) for both in zip(nets, nets_again))
-    for file in (whole / "plots").glob("*.pdf"):
-        assert file.read_bytes() == (parts / "plots" / file.name).read_bytes()
-    written = {file.name for file in (whole / "plots").iterdir()} - {".out.lock-cgan_fashion"}
-    assert written == {f"cgan_fashion{end}" for end in (".json", "_samples.pdf", "_same_noise.pdf")}
-    assert {"d_real", "d_fake", "g_loss", "d_loss", "g_updates", "d_updates"} == set(record["numbers"])
-    samples = np.load(whole / "runs" / "cgan_fashion_samples.npz")
+    monkeypatch.setattr(gan, "train", checked)
+    flags = ["--conditional", "--no-cuda", "--epochs", "2", "--batch-size", "100", *folders]
+    name = "cgan_fashion_epochs2_batch-size100"
+    gan.main(flags)
+    grids = [path.name for path in sorted((tmp_path / "runs" / name).iterdir())]
+    assert grids == [f"samples_00{epoch}.png" for epoch in (1, 2)]
+    written = {path.name for path in (tmp_path / "plots").iterdir()}
+    assert written == {f"{name}{end}" for end in (".json", "_samples.pdf", "_same_noise.pdf")}
+    record = json.loads((tmp_path / f"plots/{name}.json").read_text())
+    assert set(record["numbers"]) == {
+        "d_real", "d_fake", "g_loss", "d_loss", "g_updates", "d_updates"}
+    samples = np.load(tmp_path / f"runs/{name}_samples.npz")
     assert samples["images"].shape == (200, 28, 28) and samples["images"].dtype == np.uint8
     assert set(samples["labels"].tolist()) == set(range(10))
-    gan.main(flags_in(parts, glyph_dir, *flags, "--resume"))  # of a finished run
-    assert result(parts, "cgan_fashion")[1] == record
-    with pytest.raises(OSError, match="--batch-size 100"):
-        gan.main(flags_in(parts, glyph_dir, *flags, "--resume", "--batch-size", "50"))
-    checkpoint = parts / "runs" / "cgan_fashion.pt"
-    state = torch.load(checkpoint, weights_only=True)
-    for wrong in (state["parts"][1:] + state["parts"][:1], [{}] * 5):  # parts that do not fit, and that are empty
-        torch.save(state | {"parts": wrong}, checkpoint)
-        with pytest.raises(OSError, match="damaged or not of this script"):
-            gan.main(flags_in(parts, glyph_dir, *flags, "--resume"))
-    with pytest.raises(FloatingPointError, match="epoch 1"):
-        gan.main(flags_in(parts, glyph_dir, *flags, "--lr-g", "1e12", "--lr-d", "1e12", "--run-name", "broken"))
+    monkeypatch.setattr(gan, "fingerprint", lambda args: [])
+    monkeypatch.setattr(gan, "train_generator", lambda *_, **__: torch.tensor(float("nan")))
+    line = fails(gan, folders, 1)
+    assert "epoch 1 diverged" in line and "smaller --lr-g and --lr-d" in line
 
 
-def test_the_command_itself(glyph_dir, tmp_path, command):
-    flags = flags_in(tmp_path, glyph_dir, "--arch", "mlp", "--epochs", "1", "--dataset", "mnist", "--no-cuda")
-    assert command(gan.__file__, *flags, "--resume").returncode == 1
-    done = command(gan.__file__, *flags)
+def test_the_command_itself(folders, tmp_path, command):
+    flags = ["--arch", "mlp", "--epochs", "1", "--dataset", "mnist", "--no-cuda", "--beta1", "0.05"]
+    name = "gan_mlp_mnist_epochs1_beta1-0.05"
+    done = command(gan.__file__, *flags, *folders)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    samples = np.load(tmp_path / "runs" / "gan_mlp_mnist_samples.npz")
+    samples = np.load(tmp_path / f"runs/{name}_samples.npz")
     assert samples["images"].shape == (10_000, 28, 28) and set(samples) == {"images"}
-    record = json.loads((tmp_path / "plots" / "gan_mlp_mnist.json").read_text())
-    assert record["numbers"]["d_updates"] == {"value": 5, "format": "d"} and record["settings"]["precision"] != "auto"
-    assert not (tmp_path / "plots" / "gan_mlp_mnist_same_noise.pdf").exists()
+    record = json.loads((tmp_path / f"plots/{name}.json").read_text())
+    assert record["numbers"]["d_updates"] == 5
+    assert all(isinstance(value, (int, float)) for value in record["numbers"].values())
+    assert record["precision"] in ("float32", "bfloat16")
+    assert record["parameters"] == {"generator": 1_486_352, "discriminator": 1_460_225}
+    again = gan.fingerprint(gan.parse_args([*flags, *folders]))
+    assert record["fingerprint"] == pytest.approx(again, rel=1e-6)
+    written = {path.name for path in (tmp_path / "plots").iterdir()}
+    assert written == {f"{name}{end}" for end in (".json", "_samples.pdf")}

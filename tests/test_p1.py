@@ -28,9 +28,9 @@ def test_the_command_passes_and_writes_its_record(command, tmp_path):
     done = command(p1.__file__, "--out-dir", tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "p1.json").read_text())
-    assert record["numbers"]["failed"]["value"] == 0
-    assert record["numbers"]["cases"]["value"] == len(p1.CASES) * len(p1.SCALES)
-    assert record["numbers"]["worst/float64"]["value"] < 1e-12 < record["numbers"]["worst/float32"]["value"]
+    assert record["numbers"]["failed"] == 0
+    assert record["numbers"]["cases"] == len(p1.CASES) * len(p1.SCALES)
+    assert record["numbers"]["worst/float64"] < 1e-12 < record["numbers"]["worst/float32"]
     assert record["command"].startswith("python p1.py") and (tmp_path / "p1_error.pdf").exists()
 
 
@@ -47,3 +47,8 @@ def test_a_nan_is_no_pass(monkeypatch, fails, tmp_path):
     monkeypatch.setattr(p1, "draw_errors", lambda *_: None)
     monkeypatch.setattr(p1, "write_record", lambda *_, **__: None)
     assert "80 of 80" in fails(p1, ["--out-dir", tmp_path], 1)
+
+
+def test_the_fingerprint_moves_with_the_settings():
+    one, two, other = (p1.fingerprint(p1.parse_args(flags)) for flags in ([], [], ["--seed", "2"]))
+    assert one == two and not set(one) & set(other)

@@ -118,9 +118,9 @@ def test_where_decay_tails_off():
 def test_the_command(monkeypatch, glyph_dir, tmp_path):
     monkeypatch.setattr(p2, "study_eta", functools.partial(p2.study_eta, steps=12))
     p2.main(["--inits", "2", "--no-cuda", "--data-dir", str(glyph_dir), "--out-dir", str(tmp_path)])
-    record = json.loads((tmp_path / "p2.json").read_text())
-    numbers = {name: entry["value"] for name, entry in record["numbers"].items()}
-    assert {path.name for path in tmp_path.iterdir()} == {"p2.json", "p2_hyper.pdf", "p2_decay.pdf"}
+    record = json.loads((tmp_path / "p2_inits2.json").read_text())
+    numbers = record["numbers"]
+    assert {path.name for path in tmp_path.iterdir()} == {"p2_inits2.json", "p2_inits2_hyper.pdf", "p2_inits2_decay.pdf"}
     assert record["settings"] == {"dataset": "mnist", "inits": 2, "seed": 1} and numbers["n"] == 300
     assert numbers["lambda/error"] < 1e-6 and numbers["lambda/end"] < numbers["lambda/floor"] < 0
     assert numbers["lambda/cost"] == pytest.approx(numbers["lambda/least"], abs=1e-3)
@@ -134,3 +134,8 @@ def test_the_command(monkeypatch, glyph_dir, tmp_path):
 def test_missing_data_is_one_line(monkeypatch, fails, tmp_path):
     (tmp_path / "file").write_text("")
     assert "missing" in fails(p2, ["--data-dir", tmp_path / "file", "--out-dir", tmp_path], 1)
+
+
+def test_the_fingerprint_moves_with_the_settings():
+    one, two, other = (p2.fingerprint(p2.parse_args(flags)) for flags in ([], [], ["--seed", "2"]))
+    assert one == two and not set(one) & set(other)

@@ -101,48 +101,25 @@ def test_one_hidden_layer_of_two_neurons():
     assert model(torch.randn(5, 784)).min() > 0 and model(torch.randn(5, 784)).max() < 1
 
 
-def test_a_run_resumes_bit_for_bit(folders, tmp_path, monkeypatch, capsys, fails):
-    flags = ["--epochs", "3", "--batch-size", "64", *folders]
-    monkeypatch.setattr(p3.train_denoiser, "__defaults__", (500,))  # it has nothing to resume
-    p3.main(flags)
+def test_the_command_writes_everything(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(p3, "DENOISER_STEPS", 500)
+    p3.main(["--epochs", "3", "--batch-size", "64", *folders])
+    name = "p3_mnist_epochs3_batch-size64"
     names = ["linear_train_mse", "linear_test_mse", "sigmoid_train_mse", "sigmoid_test_mse", "pca_train_mse",
              "pca_test_mse", "linear_knn_accuracy", "sigmoid_knn_accuracy", "pca_knn_accuracy"]
-    record = json.loads((tmp_path / "plots/p3_mnist.json").read_text())
+    record = json.loads((tmp_path / f"plots/{name}.json").read_text())
     assert not [name for name in names if name not in record["numbers"]]
     assert all(len(curve) == 3 for curve in record["curves"].values())
-    numbers = {name: entry["value"] for name, entry in record["numbers"].items()}
+    assert record["parameters"] == {"linear": 784 * 4 + 2 + 784, "sigmoid": 784 * 4 + 2 + 784}
+    numbers = record["numbers"]
     assert numbers["pca_train_mse"] < numbers["linear_train_mse"]  # nothing linear beats PCA where it is fitted
     assert numbers["optimal_distance"] <= numbers["denoised_distance"] < numbers["corrupted_distance"]
-
-    whole = torch.load(tmp_path / "runs/p3_mnist.pt", weights_only=True)
-    figure = (tmp_path / "plots/p3_mnist_embedding.pdf").read_bytes()
-    capsys.readouterr()
-    p3.main([*flags, "--resume"])
-    assert "3 epochs were already done" in capsys.readouterr().out
-    assert (tmp_path / "plots/p3_mnist_embedding.pdf").read_bytes() == figure
-    cut_short(tmp_path / "runs/p3_mnist.pt", flags)
-    resumed = torch.load(tmp_path / "runs/p3_mnist.pt", weights_only=True)
-    assert resumed["curves"] == whole["curves"] and resumed["epoch"] == 3
-    assert all(torch.equal(resumed["parts"][0][name], weight) for name, weight in whole["parts"][0].items())
-    assert "epochs" in fails(p3, ["--epochs", 4, "--batch-size", 64, *folders, "--resume"], 1)
+    figures = {path.name for path in (tmp_path / "plots").glob("*.pdf")}
+    assert figures == {f"{name}_{kind}.pdf" for kind in ("corruption", "denoiser", "embedding", "planes",
+                                                         "reconstructions")}
 
 
-def cut_short(checkpoint, flags):
-    """Train anew, stop as Ctrl-C does once epoch 1 is saved, and resume."""
-    checkpoint.unlink()
-    original = p3.mean_squared_error
-    calls = []
-
-    def interrupt(model, images):
-        calls.append(None)
-        if len(calls) == 5:  # four errors an epoch: this is in the second
-            raise KeyboardInterrupt
-        return original(model, images)
-    p3.mean_squared_error = interrupt
-    try:
-        with pytest.raises(SystemExit) as stop:
-            p3.run(lambda: p3.main(flags))
-    finally:
-        p3.mean_squared_error = original
-    assert stop.value.code == 130 and torch.load(checkpoint, weights_only=True)["epoch"] == 1
-    p3.main([*flags, "--resume"])
+def test_the_fingerprint_moves_with_the_settings():
+    one, two, other, slow = (p3.fingerprint(p3.parse_args(flags)) for flags in (
+        [], [], ["--seed", "2"], ["--lr", "0.001"]))
+    assert one == two and one != other and one != slow

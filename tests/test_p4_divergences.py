@@ -178,17 +178,25 @@ def test_estimates_of_an_infinite_kl_are_finite():
     assert p4.estimates("uniforms", 0.5, 200, 5, torch.device("cpu"))["kl_pq"].isfinite().all()
 
 
+NAME = "p4_divergences_points40_repetitions3"
+
+
 def test_the_command_writes_the_same_record_twice(command, tmp_path):
     flags = ["--points", "40", "--repetitions", "3", "--no-cuda", "--out-dir"]
     done = command(p4.__file__, *flags, tmp_path / "one")
     assert done.returncode == 0, done.stderr
     p4.main([*flags, str(tmp_path / "two")])
-    first, second = (json.loads((tmp_path / folder / "p4_divergences.json").read_text()) for folder in ("one", "two"))
+    first, second = (json.loads((tmp_path / folder / f"{NAME}.json").read_text()) for folder in ("one", "two"))
     assert first["numbers"] == second["numbers"] and first["settings"] == {"points": 40, "repetitions": 3, "seed": 1}
-    pictures = [(tmp_path / folder / "p4_divergences_curves.pdf").read_bytes() for folder in ("one", "two")]
+    pictures = [(tmp_path / folder / f"{NAME}_curves.pdf").read_bytes() for folder in ("one", "two")]
     assert pictures[0] == pictures[1]
-    numbers = {key: entry["value"] for key, entry in first["numbers"].items()}
+    numbers = first["numbers"]
     assert numbers["quadrature/error"] < 1e-9 and "uniforms/0.5/exact/kl_pq" not in numbers
     minimum = {key: numbers[f"mixture/minimum/{key}"] for key in (*KEYS, "mmd2, wide")}
     assert minimum["kl_pq"] == minimum["w1"] == minimum["mmd2, wide"] == 0
     assert minimum["kl_qp"] == minimum["js"] == minimum["mmd2"] == pytest.approx(4, abs=0.01)
+
+
+def test_the_fingerprint_moves_with_the_settings():
+    one, two, other = (p4.fingerprint(p4.parse_args(flags)) for flags in ([], [], ["--seed", "2"]))
+    assert one == two != other

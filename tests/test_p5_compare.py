@@ -1,8 +1,10 @@
 """p5_compare.py: every measure against an independent one, and the command on sample files of known content."""
 import argparse
 import json
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import glyphs
 import numpy as np
@@ -10,12 +12,14 @@ import pytest
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+import gan
 import p5_compare
+import vae
 
 ROOT = Path(__file__).resolve().parent.parent
 SKEWED = [10, 30, 50, 70, 90, 110, 130, 150, 170, 190]  # images of each class in the file vae_mnist, 1000 in all
 FIGURES = ("shares", "sheet", "neighbours", "confusion")
-LOCK = ".out.lock-p5_compare_mnist"
+CGAN = "cgan_mnist_classifier0"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,7 @@ def folders(tmp_path_factory):
     np.savez(runs / "vae_mnist_samples.npz", images=np.concatenate([pool[c][:n] for c, n in enumerate(SKEWED)]))
     asked = np.repeat(np.arange(10), 100)
     shown = np.where(asked == 3, 5, asked)  # whoever asks for a 3 gets a 5
-    np.savez(runs / "cgan_mnist_samples.npz", images=np.stack([pool[c][i % 100] for i, c in enumerate(shown)]),
+    np.savez(runs / f"{CGAN}_samples.npz", images=np.stack([pool[c][i % 100] for i, c in enumerate(shown)]),
              labels=asked)
     training = p5_compare.load_dataset("mnist", data)[0].numpy()
     np.savez(runs / "copied-mnist_samples.npz", images=training[:200])
@@ -51,7 +55,7 @@ def scored(folders):
     """(numbers, record, folder) after the command has run once."""
     p5_compare.main([str(flag) for flag in flags_of(folders)])
     record = json.loads((folders / "plots/p5_compare_mnist.json").read_text())
-    return {name: entry["value"] for name, entry in record["numbers"].items()}, record, folders
+    return record["numbers"], record, folders
 
 
 # ------------------------------------------------------------------------------------------------------ the measures
@@ -103,8 +107,8 @@ def test_precision_recall_density_coverage_are_those_of_a_double_loop(kind):
     real = torch.randn(60, 4)
     fake = {"near": torch.randn(45, 4) * 1.2 + 0.3, "narrow": torch.randn(45, 4) * 0.3, "far": torch.randn(45, 4) + 9,
             "collapsed": real[:1].repeat(45, 1) + 0.01 * torch.randn(45, 4)}[kind]
-    found = p5_compare.quality(fake, argparse.Namespace(features=real, radii=p5_compare.radii(real),
-                                                        train_features=real))
+    near, wide = p5_compare.radii(real)
+    found = p5_compare.quality(fake, SimpleNamespace(features=real, near=near, wide=wide, train_features=real))
     expected = brute_force(real, fake)
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     if kind == "far":
@@ -195,12 +199,12 @@ def test_shares_of_a_file_with_known_classes(scored):
 
 def test_agreement_of_a_file_with_known_mistakes(scored):
     numbers, record, _ = scored
-    confusion = np.array(record["curves"]["cgan_mnist/confusion"])
+    confusion = np.array(record["curves"][f"{CGAN}/confusion"])
     assert confusion.shape == (10, 10) and (confusion.sum(1) == 100).all() and confusion[3, 5] > 85
-    assert numbers["cgan_mnist/agreement_3"] < 0.1 and numbers["cgan_mnist/agreement_5"] > 0.85
-    assert numbers["cgan_mnist/agreement"] == pytest.approx(0.9, abs=0.06)
-    assert numbers["cgan_mnist/share_5"] == pytest.approx(0.2, abs=0.03)
-    assert 0.3 < numbers["cgan_mnist/cas"] < numbers["real/cas"]  # trained on 1000 images, a tenth of them mislabelled
+    assert numbers[f"{CGAN}/agreement_3"] < 0.1 and numbers[f"{CGAN}/agreement_5"] > 0.85
+    assert numbers[f"{CGAN}/agreement"] == pytest.approx(0.9, abs=0.06)
+    assert numbers[f"{CGAN}/share_5"] == pytest.approx(0.2, abs=0.03)
+    assert 0.3 < numbers[f"{CGAN}/cas"] < numbers["real/cas"]  # trained on 1000 images, a tenth of them mislabelled
     assert "vae_mnist/agreement" not in numbers and "vae_mnist/cas" not in numbers
 
 
@@ -212,68 +216,182 @@ def test_copies_are_found(scored):
 
 def test_the_record_and_the_figures(scored):
     numbers, record, home = scored
-    assert {run.split("/")[0] for run in numbers} == {"judge", "real", "vae_mnist", "cgan_mnist", "copied-mnist",
-                                                      "noise_mnist", "some_mnist_seed1"}
+    assert {run.split("/")[0] for run in numbers} == {"judge", "real", "vae_mnist", CGAN, "copied-mnist", "noise_mnist",
+                                                      "some_mnist_seed1"}
+    assert all(type(value) is float for value in numbers.values())
     assert record["settings"] == {"runs": [], "dataset": "mnist", "epochs": 12, "seed": 1, "cas": None}
-    assert {path.name for path in (home / "plots").iterdir()} - {LOCK} == {"p5_compare_mnist.json", *(
+    args = p5_compare.parse_args([str(flag) for flag in flags_of(home)])
+    assert record["fingerprint"] == p5_compare.fingerprint(args) and len(record["machines"]) == 1
+    assert {path.name for path in (home / "plots").iterdir()} == {"p5_compare_mnist.json", *(
         f"p5_{name}_mnist.pdf" for name in FIGURES)}
+    assert not list(home.rglob(f".part-{os.getpid()}-*"))
     for c in range(10):
-        assert {f"{run}/{name}" for run in ("real", "vae_mnist", "cgan_mnist") for name in
+        assert {f"{run}/{name}" for run in ("real", "vae_mnist", CGAN) for name in
                 (f"share_{c}", f"share_{c}_low", f"share_{c}_high", f"corrected_{c}")} <= set(numbers)
 
 
-def test_a_second_run_repeats_the_first(scored, command, tmp_path):
+def test_two_at_once_repeat_the_first(scored, forks, tmp_path):
     """As a person runs it, with the judge kept: the table, the missing run, the same numbers, every figure."""
     _, record, home = scored
     judge = (home / "runs/judge_mnist.pt").stat().st_mtime_ns
-    done = command(ROOT / "p5_compare.py", *flags_of(home, "--out-dir", tmp_path), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    missing, header, *table = done.stdout.splitlines()
-    assert "gan_mnist_samples.npz is missing" in missing and "python gan.py --dataset mnist" in missing
-    assert header.split() == list(p5_compare.COLUMNS)
-    assert [row.split()[0] for row in table] == ["real", "vae_mnist", "cgan_mnist", "copied-mnist", "noise_mnist",
-                                                 "some_mnist_seed1"]
+    words = [ROOT / "p5_compare.py", *flags_of(home, "--out-dir", tmp_path / "plots")]
+    for done in forks([words, words], at_once=True):
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert "gan_mnist_samples.npz is missing" in lines[0] and "python gan.py --dataset mnist" in lines[0]
+        assert lines[1].split() == list(p5_compare.COLUMNS)
+        assert [line.split()[0] for line in lines[2:8]] == ["real", "vae_mnist", CGAN, "copied-mnist", "noise_mnist",
+                                                            "some_mnist_seed1"]
     assert (home / "runs/judge_mnist.pt").stat().st_mtime_ns == judge
-    again = json.loads((tmp_path / "p5_compare_mnist.json").read_text())["numbers"]
-    assert {k: v["value"] for k, v in again.items()} == pytest.approx(
-        {k: v["value"] for k, v in record["numbers"].items()}, rel=1e-3, abs=1e-4)
-    for name in FIGURES:
-        assert (tmp_path / f"p5_{name}_mnist.pdf").stat().st_size > 5000
+    again = json.loads((tmp_path / "plots/p5_compare_mnist.json").read_text())["numbers"]
+    assert again == pytest.approx(record["numbers"], rel=1e-3, abs=1e-4)
+    files = {f"p5_{name}_mnist.pdf" for name in FIGURES}
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"p5_compare_mnist.json", *files}
+    assert all((tmp_path / "plots" / name).stat().st_size > 5000 for name in files)
 
 
-def test_named_runs_leave_the_full_record_alone(scored, tmp_path):
+def test_named_runs_leave_the_full_record_alone(scored, tmp_path, capsys):
     _, _, home = scored
-    p5_compare.main([str(flag) for flag in flags_of(home, "--out-dir", tmp_path, "*vae*", "some_*")])
+    flags = [str(flag) for flag in flags_of(home, "--out-dir", tmp_path, "*vae*", "some_*")]
+    p5_compare.main(flags)
     record = json.loads((tmp_path / "p5_compare_mnist_part.json").read_text())
     assert {name.split("/")[0] for name in record["numbers"]} == {"judge", "real", "vae_mnist", "some_mnist_seed1"}
-    assert {path.name for path in tmp_path.iterdir()} - {LOCK} == {"p5_compare_mnist_part.json", *(
+    assert {path.name for path in tmp_path.iterdir()} == {"p5_compare_mnist_part.json", *(
         f"p5_{name}_mnist_part.pdf" for name in FIGURES)}
+    capsys.readouterr()
+    p5_compare.main(flags)
+    assert "vae_mnist/frechet_ratio " in capsys.readouterr().out  # how the record that was there moved
 
 
-@pytest.mark.parametrize("fault", ["damaged", "other seed", "other epochs", "other images"])
-def test_a_judge_is_made_anew_where_it_does_not_fit(glyph_dir, tmp_path, fault):
+@pytest.mark.parametrize(("flags", "name"), [
+    ([], "p5_compare"), (["--dataset", "mnist"], "p5_compare_mnist"), (["--epochs", "3"], "p5_compare_epochs3"),
+    (["--dataset", "mnist", "--seed", "2", "--epochs", "3"], "p5_compare_mnist_epochs3_seed2"),
+    (["gan_*"], "p5_compare_part"), (["--cas", "cgan_*"], "p5_compare_part"),
+    (["gan_mlp_fashion*", "cgan_mlp_fashion", "--seed", "3"], "p5_compare_part_seed3")])
+def test_a_name_for_every_setting(flags, name):
+    assert p5_compare.parse_args(flags).run_name == name
+
+
+def test_other_settings_leave_the_default_record_and_figures_alone(scored, tmp_path):
+    _, _, home = scored
+    (tmp_path / "plots").mkdir()
+    save(tmp_path / "vae_mnist_samples.npz", images=IMAGES)
+    p5_compare.main([str(flag) for flag in flags_of(home, "--out-dir", tmp_path / "plots", "--runs-dir", tmp_path,
+                                                    "--epochs", "1")])
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"p5_compare_mnist_epochs1.json", *(
+        f"p5_{name}_mnist_epochs1.pdf" for name in FIGURES)}
+
+
+def weights(judge):
+    return torch.cat([tensor.flatten() for tensor in judge.parameters()]).detach()
+
+
+@pytest.fixture
+def small_judge(glyph_dir, tmp_path):
+    """get(**changes) -> the weights of the judge of 300 glyphs that is kept in judge.pt."""
     images, labels, *_ = p5_compare.load_dataset("mnist", glyph_dir)
-    args, path = argparse.Namespace(epochs=1, seed=1, dataset="mnist"), tmp_path / "judge.pt"
-    weights = p5_compare.get_judge(path, images, labels, args)[0].weight.detach()
-    assert torch.equal(p5_compare.get_judge(path, images, labels, args)[0].weight, weights)  # read
-    assert torch.load(path)["recipe"]["seed"] == 1
-    if fault == "damaged":
+    usual = {"images": images, "labels": labels, "epochs": 1, "seed": 1, "dataset": "mnist"}
+
+    def get(**changes):
+        settings = usual | changes
+        args = argparse.Namespace(**{name: settings[name] for name in ("epochs", "seed", "dataset")})
+        return weights(p5_compare.get_judge(tmp_path / "judge.pt", settings["images"], settings["labels"], args))
+    get.images, get.labels = images, labels
+    return get
+
+
+def moved_pixels(images):
+    """The same images but for two pixels, of the same sum."""
+    images = images.clone()
+    images[0, 14, 14:16] = torch.tensor([10, 20], dtype=torch.uint8)
+    other = images.clone()
+    other[0, 14, 14:16] = torch.tensor([20, 10], dtype=torch.uint8)
+    return images, other
+
+
+@pytest.mark.parametrize("change", ["seed", "epochs", "data set", "images", "moved pixels", "permuted labels"])
+def test_a_judge_is_made_anew_where_it_does_not_fit(small_judge, change):
+    images, other = moved_pixels(small_judge.images)
+    changed = {"seed": {"seed": 2}, "epochs": {"epochs": 2}, "data set": {"dataset": "fashion"},
+               "images": {"images": images // 2}, "moved pixels": {"images": other},
+               "permuted labels": {"labels": small_judge.labels.flip(0)}}[change]
+    first = small_judge(images=images)
+    assert torch.equal(small_judge(images=images), first)
+    anew = small_judge(**{"images": images} | changed)
+    assert not torch.equal(anew, first)
+    assert torch.equal(small_judge(**{"images": images} | changed), anew)
+    assert torch.equal(small_judge(images=images), first)  # mended again
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "of another kind", "of other layers", "absent"])
+def test_a_judge_is_made_anew_where_its_file_is_damaged(small_judge, tmp_path, damage):
+    first, path = small_judge(), tmp_path / "judge.pt"
+    saved = torch.load(path, weights_only=True)
+    if damage == "cut":
         path.write_bytes(path.read_bytes()[:-999])
-    args.seed, args.epochs = 1 + (fault == "other seed"), 1 + (fault == "other epochs")
-    images = images // 2 if fault == "other images" else images
-    anew = p5_compare.get_judge(path, images, labels, args)[0].weight
-    assert torch.equal(anew, weights) == (fault == "damaged")
-    assert torch.equal(p5_compare.get_judge(path, images, labels, args)[0].weight, anew)
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "of another kind":
+        torch.save([1], path)
+    elif damage == "of other layers":
+        torch.save({"key": saved["key"], "model": {"weight": torch.zeros(3)}}, path)
+    else:
+        path.unlink()
+    assert torch.equal(small_judge(), first)
+    assert torch.load(path, weights_only=True)["key"] == saved["key"]
+
+
+def test_a_judge_read_from_its_file_is_not_trained(small_judge, monkeypatch):
+    first = small_judge()
+    monkeypatch.setattr(p5_compare, "train_judge", None)
+    assert torch.equal(small_judge(), first)
+
+
+def test_cas_follows_the_labels_that_are_there(glyph_dir, tmp_path):
+    """Labels in the wrong order, then mended: the classifier of the wrong ones must not be used."""
+    images, labels, *_ = p5_compare.load_dataset("mnist", glyph_dir)
+    found = []
+    for asked in (labels.flip(0), labels):
+        save(tmp_path / f"runs/{CGAN}_samples.npz", images=images, labels=asked)
+        p5_compare.main([str(flag) for flag in flags_of(tmp_path, "--data-dir", glyph_dir)])
+        record = json.loads((tmp_path / "plots/p5_compare_mnist.json").read_text())
+        found.append(record["numbers"][f"{CGAN}/cas"])
+    assert found[1] == record["numbers"]["real/cas"] > found[0] + 0.2  # taught by the same images as the judge
+
+
+@pytest.mark.parametrize(("flags", "differs"), [
+    ([], False), (["gan_*"], False), (["--seed", "2"], True), (["--epochs", "3"], True),
+    (["--dataset", "mnist"], True)])
+def test_the_fingerprint_is_of_the_settings_and_repeats(flags, differs):
+    usual, other = (p5_compare.fingerprint(p5_compare.parse_args(words)) for words in ([], flags))
+    assert (usual != other) == differs
+    assert all(type(value) is float and np.isfinite(value) for value in other)
+
+
+def test_a_score_is_plain_numbers(folders):
+    """One run, without a table or a figure: images all the same, of which most measures are extreme."""
+    images, labels, test, test_labels = p5_compare.load_dataset("mnist", folders / "data")
+    torch.manual_seed(0)
+    judge = p5_compare.Judge().eval()
+    reference = p5_compare.make_reference(judge, images, test, test_labels)
+    score = p5_compare.score(images[:1].repeat(40, 1, 1), None, judge, reference, seed=1)
+    assert all(type(value) is float and np.isfinite(value) for value in score.numbers.values())
+    assert score.counts is None and (score.pairs == 128).all() and "copies" not in score.numbers
+    assert score.numbers["diversity"] == 0 and score.numbers["tv"] == pytest.approx(0.9)
+    assert sum(f"diversity_{c}" in score.numbers for c in range(10)) == 1
 
 
 @pytest.mark.parametrize(("run", "dataset"), [
     ("vae_mnist", "mnist"), ("vae_fashion", "fashion"), ("cgan-mnist-seed2", "mnist"), ("mlp_lr_4_1", "fashion"),
     ("fashion_mnist", "fashion"), ("mnistlike", "fashion"), ("recorded", "mnist"), ("recorded_mnist", "fashion"),
-    ("broken_mnist", "mnist")])
+    ("broken_mnist", "mnist"), ("vae_mnist_beta0.7", "mnist"), ("vae_fashion_beta0.7", "fashion"),
+    ("recorded_beta0.7", "mnist"), ("normal_recorded_beta0.7", "mnist"), ("recorded_beta0", "fashion"),
+    ("recorded[1]", "mnist")])
 def test_the_data_set_of_a_run(tmp_path, run, dataset):
     (tmp_path / "sweep").mkdir()
-    (tmp_path / "sweep/recorded.json").write_text('{"settings": {"dataset": "mnist"}}')
-    (tmp_path / "recorded_mnist.json").write_text('{"settings": {"dataset": "fashion"}}')
+    for name, recorded in (("sweep/recorded", "mnist"), ("recorded_mnist", "fashion"),
+                           ("sweep/recorded_beta0.7", "mnist"), ("recorded[1]", "mnist")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"settings": {"dataset": recorded}}))
     (tmp_path / "broken_mnist.json").write_text("[1")
     assert p5_compare.dataset_of(run, tmp_path) == dataset
 
@@ -298,17 +416,32 @@ def test_a_bad_sample_file_ends_in_one_line_before_any_training(tmp_path, glyph_
     if isinstance(content, bytes):
         path.write_bytes(content)
     (tmp_path / "plots").mkdir()
-    for other in ("gan_mnist", "cgan_mnist"):
+    for other in ("gan_mnist", CGAN):
         save(tmp_path / f"runs/{other}_samples.npz", images=IMAGES)
     line = fails(p5_compare, flags_of(tmp_path, "--data-dir", glyph_dir), 1)
     assert str(path) in line and "uint8 (N, 28, 28)" in line and "labels" in line
     assert not list(tmp_path.glob("runs/*.pt"))
 
 
+@pytest.mark.parametrize("file", ["runs/vae_mnist_samples.npz", "runs/judge_mnist.pt", "plots/vae_mnist.json"])
+def test_a_file_that_cannot_be_read_is_named_with_its_cause(tmp_path, glyph_dir, fails, file):
+    """A link to itself, which the administrator cannot read either."""
+    (tmp_path / "plots").mkdir()
+    save(tmp_path / "runs/vae_mnist_samples.npz", images=IMAGES)
+    path = tmp_path / file
+    path.unlink(missing_ok=True)
+    path.symlink_to(path)
+    line = fails(p5_compare, [*flags_of(tmp_path, "--data-dir", glyph_dir), "--epochs", "1"], 1)
+    assert str(path) in line and "symbolic links" in line and "damaged" not in line and "delete" not in line
+    assert path.is_symlink()
+
+
 @pytest.mark.parametrize(("flags", "commands"), [
     ([], ["python vae.py --dataset fashion,", "python gan.py,", "python gan.py --conditional"]),
     (["vae_fashion"], ["named vae_fashion", "python vae.py --dataset fashion,"]),
-    (["--dataset", "mnist"], ["python vae.py,", "gan.py --dataset mnist,", "gan.py --conditional --dataset mnist"])])
+    ([""], ["named  in", "python gan.py,"]),
+    (["--dataset", "mnist"], ["python vae.py,", "gan.py --dataset mnist,",
+                              "gan.py --dataset mnist --conditional --classifier 0"])])
 def test_without_samples_it_names_the_commands(tmp_path, fails, flags, commands):
     line = fails(p5_compare, [*flags, "--out-dir", tmp_path / "plots", "--runs-dir", tmp_path / "runs"], 1)
     assert all(words in line for words in commands)
@@ -319,3 +452,12 @@ def test_a_copy_in_an_empty_folder_says_what_it_needs(tmp_path, command):
     done = command(tmp_path / "p5_compare.py")
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "python gan.py --conditional" in done.stderr and str(tmp_path / "runs") in done.stderr
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion"])
+def test_the_commands_it_names_make_the_runs_it_names(dataset):
+    scripts = {"vae.py": vae, "gan.py": gan}
+    for name, (_, command) in p5_compare.RUNS[dataset].items():
+        _, script, *flags = command.split()
+        assert scripts[script].parse_args(flags).run_name == name
+    assert p5_compare.CAS[dataset] in p5_compare.RUNS[dataset]

@@ -12,6 +12,7 @@ import p5_toys
 
 CPU = torch.device("cpu")
 SMALL = ["--prior-steps", "2", "--map-steps", "2", "--seeds", "2"]
+NAME = p5_toys.parse_args(SMALL).run_name
 
 
 def linear(weight, bias):
@@ -140,11 +141,11 @@ def test_the_command_writes_its_record_and_figures_and_repeats(command, tmp_path
     done = command(p5_toys.__file__, *SMALL, "--no-cuda", "--out-dir", tmp_path / "first")
     assert done.returncode == 0, done.stderr
     written = {path.name for path in (tmp_path / "first").iterdir()}
-    assert written == {"p5_toys.json", "p5_toys_prior.pdf", "p5_toys_maps.pdf"}
+    assert written == {f"{NAME}.json", f"{NAME}_prior.pdf", f"{NAME}_maps.pdf"}
     p5_toys.main([*SMALL, "--no-cuda", "--out-dir", str(tmp_path / "second")])
-    first, second = (json.loads((tmp_path / run / "p5_toys.json").read_text()) for run in ("first", "second"))
+    first, second = (json.loads((tmp_path / run / f"{NAME}.json").read_text()) for run in ("first", "second"))
     assert first["numbers"] == second["numbers"] and first["settings"]["seeds"] == 2
-    numbers = {name: entry["value"] for name, entry in first["numbers"].items()}
+    numbers = first["numbers"]
     for variant in p5_toys.VARIANTS:
         assert numbers[f"{variant}/right"] + numbers[f"{variant}/wrong"] + numbers[f"{variant}/neither"] == 2
     difference = numbers["Gaussian/share/mean"] - numbers["mixture/share/mean"]
@@ -162,3 +163,8 @@ def test_a_diverged_training_ends_in_one_line(monkeypatch, fails, tmp_path):
     monkeypatch.setitem(p5_toys.RECIPES, "prior", p5_toys.RECIPES["prior"] | {"lr": 1e38})
     assert "no longer finite" in fails(p5_toys, [*SMALL, "--out-dir", tmp_path], 1)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_fingerprint_moves_with_the_settings():
+    one, two, other = (p5_toys.fingerprint(p5_toys.parse_args(flags)) for flags in ([], [], ["--seed", "2"]))
+    assert one == two and not set(one) & set(other)

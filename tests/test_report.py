@@ -19,16 +19,24 @@ def test_numbers_in_latex():
     assert build.latex(105.573, ".2f") == r"\ensuremath{105.57}"
     assert build.latex(-0.5, ".1f") == r"\ensuremath{-0.5}"
     assert build.latex(1.24e-15, ".1e") == r"\ensuremath{1.2 \times 10^{-15}}"
-    assert build.latex(0.123, ".0%") == r"\ensuremath{12\%}"
+    assert build.latex(0.123, ".0p") == r"\ensuremath{12\%}" and build.printed(0.123, ".0p") == "12%"
     assert build.verbatim("python vae.py --run-name a_b") == r"python vae.py -{}-run-name a\_b"
 
 
-def test_means_over_seeds():
-    records = {run: {"numbers": {"loss": {"value": float(value), "format": ".1f"}}}
-               for runs in build.SEEDS.values() for value, run in enumerate(runs, start=1)}
-    names = build.definitions(records)
-    assert names["vae_mnist_seeds/loss/mean"] == r"\ensuremath{2.0}"
-    assert names["vae_mnist_seeds/loss/sd"] == r"\ensuremath{1.0}"
+def test_numbers_have_the_digits_that_the_sources_name():
+    records = {"a": {"numbers": {"x": 1.25, "n, of 2": 3}, "settings": {"lr": 0.1},
+                     "command": "python a.py --b_c"},
+               "b": {"numbers": {"x": 2.0}}}
+    records |= {run: {"numbers": {"loss": float(value)}}
+                for runs in build.SEEDS.values() for value, run in enumerate(runs, start=1)}
+    sources = (r"\num[.1f]{a/x} \num[d]{a/n,"  "\n" r"of 2} \newcommand{\both}[2][]{\num[#1]{#2/x}} "
+               r"\both[.3f]{b} \num[.2f]{vae_mnist_seeds/loss/sd}")
+    found = build.definitions(records, sources)
+    assert found["@a/settings/lr"] == "0.1" and found["@a/command"] == r"python a.py -{}-b\_c"
+    assert found[".1f@a/x"] == r"\ensuremath{1.2}" and found["d@a/n, of 2"] == r"\ensuremath{3}"
+    assert found[".3f@b/x"] == r"\ensuremath{2.000}" and ".2f@a/n, of 2" not in found
+    assert found[".2f@vae_mnist_seeds/loss/sd"] == r"\ensuremath{1.00}"
+    assert build.numbers_of(records)["vae_mnist_seeds/loss/mean"] == 2
 
 
 @pytest.fixture
@@ -61,8 +69,8 @@ def test_the_report_builds_without_a_fault(copy):
         assert fresh == committed, "report/report.pdf is not what the records say: run `make report`"
 
 
-MACROS = re.compile(r"\\(num|setting|command|file|q|question|answer|ref|pageref|label|cite|includegraphics)"
-                    r"\{[^{}]*\}(\{[^{}]*\})?")
+MACROS = re.compile(r"\\(num|ms|change|longrow|mnist|setting|command|file|q|question|answer|ref|pageref|label|cite|"
+                    r"includegraphics)(\[[^]]*\])?\{[^{}]*\}(\{[^{}]*\})?")
 
 
 def typed(source):
@@ -73,11 +81,13 @@ def typed(source):
 def test_no_measured_number_is_typed_by_hand():
     for path in sorted((ROOT / "report").glob("*.tex")):
         assert typed(path.read_text().split(r"\begin{document}")[-1]) == [], path.name  # layout comes before it
-    assert typed(r"\q{5.3} \num{a/b 0.5} \hspace{1.5in} % 0.1") == [] and typed("a loss of 105.3") == ["105.3"]
+    assert typed(r"\q{5.3} \num[.25f]{a/b 0.5} \hspace{1.5in} % 0.1") == []
+    assert typed("a loss of 105.3") == ["105.3"]
 
 
 @needs_latex
-@pytest.mark.parametrize(("planted", "fault"), [(r"\num{vae_mnist/no_such_number}", "no record holds"),
+@pytest.mark.parametrize(("planted", "fault"), [(r"\num[.2f]{vae_mnist/no_such_number}", "no record holds"),
+                                                (r"\num{vae_mnist/test_loss}", "no record holds"),
                                                 (r"\includegraphics{no_such_figure.pdf}", "no_such_figure"),
                                                 (r"\command{no_such_run}", "no record holds")])
 def test_what_does_not_exist_stops_the_build(copy, planted, fault):
@@ -110,5 +120,6 @@ def test_without_latex_it_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(build, "HERE", tmp_path)
     monkeypatch.setattr(build, "read_records", dict)
     monkeypatch.setattr(build, "SEEDS", {})
+    (tmp_path / "published.json").write_text("{}")
     with pytest.raises(SystemExit, match="latexmk is not installed"):
         build.main()
