@@ -133,7 +133,7 @@ def test_the_command(monkeypatch, glyph_dir, tmp_path):
 
 def test_missing_data_is_one_line(monkeypatch, fails, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "missing" in fails(p2, ["--data-dir", tmp_path / "file", "--out-dir", tmp_path], 1)
+    assert "File exists" in fails(p2, ["--data-dir", tmp_path / "file", "--out-dir", tmp_path], 1)
 
 
 def test_the_fingerprint_moves_with_the_settings():
