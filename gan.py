@@ -354,8 +354,6 @@ def fit(gan, data, state, args, device):
     checkpoint = args.runs_dir / f"{args.run_name}.pt"
     if state["epoch"]:
         restore(vars(gan), state, checkpoint)
-    if not state["finished"] and machine(device) not in state["machines"]:
-        state["machines"].append(machine(device))
     per_epoch = math.ceil(len(train_images) / (args.batch_size * args.d_steps))
     iterations = args.epochs * per_epoch
     if args.updates:
@@ -468,6 +466,7 @@ def download(dataset, data_dir, missing):
     if data_dir.is_symlink() and not data_dir.exists():
         raise OSError(f"{data_dir} is a link to {data_dir.readlink()}, which is not there: "
                       "name another --data-dir, or run `make demo` (no download)")
+    was_there = data_dir.exists()
     prepare_folders(data_dir)
     try:
         with tempfile.TemporaryDirectory(prefix=f".part-{os.getpid()}-", dir=data_dir) as folder:
@@ -477,8 +476,9 @@ def download(dataset, data_dir, missing):
             for path in Path(folder, dataset.__name__, "raw").iterdir():
                 path.replace(missing.parent / path.name)
     except Exception as error:
-        with contextlib.suppress(OSError):
-            data_dir.rmdir()  # if it is empty
+        if not was_there:
+            with contextlib.suppress(OSError):  # another process may be writing into it
+                data_dir.rmdir()
         cause = " ".join(str(error).split()) or type(error).__name__
         raise OSError(f"{missing} is missing and cannot be downloaded ({cause}): check network and "
                       "disk, name another --data-dir, or run `make demo` (no download)") from error
@@ -724,7 +724,7 @@ def restore(members, state, path):
 def save_state(path, state):
     """Save a run's state, unless the same run, started twice, has come to a later epoch there."""
     with contextlib.suppress(OSError, LookupError, TypeError):  # nothing there, or nothing of use
-        if load_state(path)["epoch"] > state["epoch"]:
+        if load_state(path, "meta")["epoch"] > state["epoch"]:  # without its tensors
             return
     with replacing(path) as part, part.open("wb") as file:
         try:
@@ -746,7 +746,7 @@ def open_run(args, data, device):
         path.unlink(missing_ok=True)
     state = load_state(path, device)
     if state is None:
-        return new
+        return new | {"machines": [machine(device)]}
     if not isinstance(state, dict) or not new.keys() <= state.keys():
         raise OSError(f"{path} is damaged or of another version: --fresh starts over")
     changed = ", ".join(f"--{name.replace('_', '-')} {state['settings'].get(name)}"
@@ -759,11 +759,15 @@ def open_run(args, data, device):
         raise OSError(f"{path} was trained on other images than --data-dir {args.data_dir} holds: "
                       "name those, or another --runs-dir and --out-dir, or start over with --fresh")
     if state["finished"] and not args.resume:
-        return new
+        return new | {"machines": [machine(device)]}
     if not args.resume:
         raise OSError(f"{args.run_name} is unfinished, {state['epoch']} epochs are done: --resume "
                       "goes on, --fresh starts over")
     print(f"{args.run_name}: {state['epoch']} epochs were already done")
+    if not state["finished"]:
+        here = machine(device)
+        if here not in state["machines"]:
+            state["machines"].append(here)
     return state
 
 

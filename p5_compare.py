@@ -626,6 +626,7 @@ def download(dataset, data_dir, missing):
     if data_dir.is_symlink() and not data_dir.exists():
         raise OSError(f"{data_dir} is a link to {data_dir.readlink()}, which is not there: "
                       "name another --data-dir, or run `make demo` (no download)")
+    was_there = data_dir.exists()
     prepare_folders(data_dir)
     try:
         with tempfile.TemporaryDirectory(prefix=f".part-{os.getpid()}-", dir=data_dir) as folder:
@@ -635,8 +636,9 @@ def download(dataset, data_dir, missing):
             for path in Path(folder, dataset.__name__, "raw").iterdir():
                 path.replace(missing.parent / path.name)
     except Exception as error:
-        with contextlib.suppress(OSError):
-            data_dir.rmdir()  # if it is empty
+        if not was_there:
+            with contextlib.suppress(OSError):  # another process may be writing into it
+                data_dir.rmdir()
         cause = " ".join(str(error).split()) or type(error).__name__
         raise OSError(f"{missing} is missing and cannot be downloaded ({cause}): check network and "
                       "disk, name another --data-dir, or run `make demo` (no download)") from error

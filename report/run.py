@@ -13,6 +13,7 @@ its name and its fingerprint, two steps of training taken again, are what its co
 today. Stopped, the same command goes on, on another machine too.
 """
 import argparse
+import functools
 import importlib
 import json
 import math
@@ -82,15 +83,21 @@ def read_lines(path=ROOT / "report/runs.txt"):
 # ------------------------------------------------------------------------ what a record is worth
 def committed(path):
     """The text of a file below the root as git has it committed, or None; without git, as it is."""
-    try:
-        shown = subprocess.run(["git", "show", f"HEAD:./{path.as_posix()}"], cwd=ROOT,
-                               capture_output=True, text=True)
-        in_git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True)
-    except FileNotFoundError:  # there is no git
+    if not in_git():
         return read_text(ROOT / path)
-    if in_git.returncode:
-        return read_text(ROOT / path)
+    shown = subprocess.run(["git", "show", f"HEAD:./{path.as_posix()}"], cwd=ROOT,
+                           capture_output=True, text=True)
     return None if shown.returncode else shown.stdout
+
+
+@functools.cache
+def in_git():
+    """Whether the project is in a repository that has a commit, and git is there to ask."""
+    try:
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True)
+    except FileNotFoundError:
+        return False
+    return asked.returncode == 0
 
 
 def read_text(path):
@@ -319,8 +326,8 @@ def main(argv=None):
         return int(any(state.startswith("stale") for state in states.values()))
 
     todo = with_what_the_judge_needs(todo, lines, runs_dir)
-    recorded = {line.name: json.loads(committed(line.record))["seconds"] for line in todo
-                if committed(line.record)}
+    records = {line.name: committed(line.record) for line in todo}
+    recorded = {name: json.loads(text)["seconds"] for name, text in records.items() if text}
     failed = run_all(todo, recorded, out_dir, runs_dir, args.jobs)
     if args.again:
         list_moved(chosen, out_dir)
