@@ -300,6 +300,26 @@ def test(gan, images, labels, args):
     return {"d_real": on_real.sigmoid().mean().item(), "d_fake": on_fake.sigmoid().mean().item()}
 
 
+def verdicts(discriminator, images, labels):
+    """{d_right_<class>, d_wrong_<class>}: mean D of up to 2000 test images (N, 784) of a class.
+
+    Under their own label, and over the nine wrong ones: what a Conditional GAN's discriminator
+    thinks of real images that are said to be something else.
+    """
+    images, labels = images[:2000], labels[:2000]
+    claims = range(10)
+    probability = torch.cat([
+        evaluate(discriminator, images, torch.full_like(labels, claim)).sigmoid()
+        for claim in claims], 1)  # (N, claim)
+    numbers = {}
+    for label in labels.unique().tolist():
+        of_class = probability[labels == label].mean(0)
+        wrong = [of_class[claim] for claim in claims if claim != label]
+        numbers[f"d_right_{label}"] = of_class[label].item()
+        numbers[f"d_wrong_{label}"] = torch.stack(wrong).mean().item()
+    return numbers
+
+
 # ----------------------------------------------------------------------------------- sampling
 def sample(generator, args, device):
     """10 000 images (N, 784) and None, or 60 000 and their labels (N,); the same on every call."""
@@ -322,6 +342,23 @@ def grids(generator, args, device):
     labels = torch.arange(10, device=device).repeat_interleave(8)
     return {kind: evaluate(generator, rows.flatten(0, 1).to(device), labels[:8 * len(rows)])
             for kind, rows in noise.items()}
+
+
+def interpolations(generator, args, device, steps=8):
+    """{way: images (ways * steps, 784)} from one z to another, on the straight line and on the arc.
+
+    Ten ways; of a Conditional GAN one for each class. The line passes nearer to 0 than any z that
+    the generator was trained on (in 100 dimensions |z| is close to 10, at half way about 7); the
+    arc keeps the distance (White 2016, arXiv:1609.04468). Noise of a random generator of its own.
+    """
+    start, end = torch.randn(2, 10, 1, NOISE, generator=torch.Generator().manual_seed(args.seed))
+    t = torch.linspace(0, 1, steps)[:, None]
+    angle = F.cosine_similarity(start, end, dim=2).acos()[:, :, None]
+    arc = ((1 - t) * angle).sin() / angle.sin() * start + (t * angle).sin() / angle.sin() * end
+    ways = {"straight line": (1 - t) * start + t * end, "arc": arc}  # each (10, steps, noise)
+    labels = torch.arange(10, device=device).repeat_interleave(steps)
+    return {name: evaluate(generator, z.flatten(0, 1).to(device), labels)
+            for name, z in ways.items()}
 
 
 # ------------------------------------------------------------------------- a run and its results
@@ -385,8 +422,9 @@ def fit(gan, data, state, args, device):
     bar.close()
 
 
-def report(gan, state, args, device):
+def report(gan, test_images, test_labels, state, args):
     """Samples, figures and record of a trained GAN."""
+    device = test_images.device
     stem = f"{args.out_dir / args.run_name}"
     images, labels = sample(gan.average, args, device)
     arrays = {"images": (images * 127.5 + 127.5).round().byte().view(-1, 28, 28).cpu()}
@@ -404,9 +442,12 @@ def report(gan, state, args, device):
         if kind == "samples":
             panels = {"after epoch 1": state["first"]} | panels
         draw_grids(Path(f"{stem}_{kind}.pdf"), panels, names)
+    draw_grids(Path(f"{stem}_interpolations.pdf"), interpolations(gan.average, args, device), names)
 
     numbers = {name: sum(curve) if name.endswith("updates") else curve[-1]
                for name, curve in state["curves"].items()}
+    if args.conditional:
+        numbers |= verdicts(gan.discriminator, test_images, test_labels)
     parameters = {name: sum(p.numel() for p in getattr(gan, name).parameters())
                   for name in ("generator", "discriminator")}
     write_record(Path(f"{stem}.json"), args, state["machines"], numbers, ("d_real", "d_fake"),
@@ -867,7 +908,7 @@ def main(argv=None):
         torch.manual_seed(args.seed)
         gan = build(args, device)
         fit(gan, data, state, args, device)
-        report(gan, state, args, device)
+        report(gan, *data[2:], state, args)
 
 
 if __name__ == "__main__":

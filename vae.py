@@ -211,6 +211,55 @@ def epoch_grids(model, images, args):
             "samples": sample(model, 64, args)}
 
 
+@torch.no_grad()
+def interpolations(model, images, labels, steps=9):
+    """Ways from the first image of every class to that of the next, (ways * (steps + 2), 784).
+
+    A way is its image, `steps` decoded points of the straight line between the two mean codes, and
+    the image it leads to. images (N, 784) in [0, 1], labels (N,).
+    """
+    ends = torch.stack([images[labels == label][0] for label in labels.unique()])
+    codes, _ = model.encode(ends)
+    weight = torch.linspace(0, 1, steps, device=images.device)[:, None]
+    ways = []
+    for start in range(len(ends)):
+        end = (start + 1) % len(ends)
+        line = (1 - weight) * codes[start] + weight * codes[end]
+        ways += [ends[start, None], model.decode(line).sigmoid(), ends[end, None]]
+    return torch.cat(ways)
+
+
+@torch.no_grad()
+def traversals(model, images, most=10, steps=11):
+    """What single latent dimensions do: {dimension: (its KL in nats, images (steps, 784))}.
+
+    Of the code of the first image one dimension goes from -3 to 3 and the others stay. The `most`
+    dimensions with the largest KL, a mean over images (N, 784), come first; a dimension whose KL is
+    near 0 is not used.
+    """
+    mu, logvar = model.encode(images)
+    kl = -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).mean(0)
+    order = kl.argsort(descending=True, stable=True)[:most].tolist()
+    rows = {}
+    for dimension in order:
+        codes = mu[:1].repeat(steps, 1)
+        codes[:, dimension] = torch.linspace(-3, 3, steps, device=images.device)
+        rows[dimension] = kl[dimension].item(), model.decode(codes).sigmoid()
+    return rows
+
+
+@torch.no_grad()
+def manifold(model, side=20):
+    """For 2 latent dimensions: images (side * side, 784) at equally likely steps of N(0, I).
+
+    As figure 4 of the paper: the inverse distribution function takes an even grid of probabilities
+    to the codes.
+    """
+    probability = (torch.arange(side, device=model.fc4.weight.device) + 0.5) / side
+    axis = Normal(0.0, 1.0).icdf(probability)
+    return model.decode(torch.cartesian_prod(-axis, axis)).sigmoid()  # upwards, rightwards
+
+
 def fit_mixture(codes, count=100, steps=50):
     """Up to `count` Gaussians, each with its own covariance, fitted to codes (N, latent) by EM.
 
@@ -295,7 +344,7 @@ def fit(model, train_images, test_images, state, args, device):
     bar.close()
 
 
-def report(model, train_images, test_images, state, args):
+def report(model, train_images, test_images, test_labels, state, args):
     """Samples, figures and record of a trained model."""
     stem = f"{args.out_dir / args.run_name}"
     numbers = {name: curve[-1] for name, curve in state["curves"].items()}
@@ -319,6 +368,7 @@ def report(model, train_images, test_images, state, args):
             grids["mixture prior"] = sample(model, 64, args, mixture)
         draw_grids(Path(f"{stem}_{kind}.pdf"), grids, 8, width)
     draw_curves(Path(f"{stem}_curves.pdf"), state["curves"])
+    draw_codes(stem, model, test_images, test_labels)
 
     grey = torch.stack((test_images, 1 - test_images))
     numbers["pixel_entropy"] = torch.special.entr(grey).sum().item() / len(test_images)  # the floor
@@ -331,8 +381,11 @@ def report(model, train_images, test_images, state, args):
 
 
 # ------------------------------------------------------------------------------------ figures
-def draw_grids(path, grids, columns, width=3.2):
-    """{title: images (N, 784) in [0, 1]} side by side, each `width` inches, on one grey scale."""
+def draw_grids(path, grids, columns, width=3.2, names=()):
+    """{title: images (N, 784) in [0, 1]} side by side, each `width` inches, on one grey scale.
+
+    `names` are those of the rows.
+    """
     rows = max(len(images) for images in grids.values()) / columns
     figure = Figure(figsize=(width * len(grids), width * rows / columns + 0.25))
     panels = figure.subplots(1, len(grids), squeeze=False)[0]
@@ -340,8 +393,21 @@ def draw_grids(path, grids, columns, width=3.2):
         images = images.view(-1, 1, 28, 28).cpu()
         tiles = torchvision.utils.make_grid(images, nrow=columns, pad_value=0.5)[0]
         axes.imshow(tiles.numpy(), vmin=0, vmax=1, interpolation="nearest")
-        axes.set(title=title, frame_on=False, xticks=[], yticks=[])
+        axes.set(title=title, frame_on=False, xticks=[])
+        axes.set_yticks(range(16, 16 + 30 * len(names), 30), names)
     save_figure(figure, path)
+
+
+def draw_codes(stem, model, images, labels):
+    """Figures of what lies between codes, along single dimensions and, of two, over the plane."""
+    ways = interpolations(model, images, labels)
+    draw_grids(Path(f"{stem}_interpolations.pdf"), {"": ways}, 11, 4.4)
+    rows = traversals(model, images)
+    names = [f"z{dimension + 1}, {kl:.2f} nats" for dimension, (kl, _) in rows.items()]
+    tiles = torch.cat([tiles for _, tiles in rows.values()])
+    draw_grids(Path(f"{stem}_traversals.pdf"), {"from -3 to 3": tiles}, 11, 5.2, names)
+    if model.fc3.in_features == 2:
+        draw_grids(Path(f"{stem}_manifold.pdf"), {"": manifold(model)}, 20, 4.4)
 
 
 def draw_curves(path, curves):
@@ -780,7 +846,7 @@ def main(argv=None):
         torch.manual_seed(args.seed)
         model = VAE(args.hidden_dim, args.layers, args.latent_dim).to(device)
         fit(model, train_images, test_images, state, args, device)
-        report(model, train_images, test_images, state, args)
+        report(model, train_images, test_images, data[3].to(device), state, args)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """gan.py: the two steps against the textbook, what labels reach, and whole runs on glyphs."""
 import copy
 import json
+import math
 
 import numpy as np
 import pytest
@@ -405,6 +406,47 @@ def test_defaults_of_both_architectures():
     assert settings("--arch", "mlp", "--lr-g", "0.5").lr_g == 0.5
 
 
+def test_verdicts_are_means_over_right_and_over_wrong_labels():
+    class Discriminator(nn.Module):
+        def forward(self, x, labels):  # knows the class from the first pixel
+            logit = torch.where(x[:, 0] == labels, x[:, 1], -labels.float())
+            return logit[:, None]
+
+    images = torch.tensor([[2, 0.5], [2, 1.5], [0, 3.0]])
+    found = gan.verdicts(Discriminator(), images, torch.tensor([2, 2, 0]))
+
+    def sigmoid(x):
+        return 1 / (1 + math.exp(-x))
+
+    wrong = {label: sum(sigmoid(-claim) for claim in range(10) if claim != label) / 9
+             for label in (0, 2)}
+    expected = {"d_right_0": sigmoid(3), "d_wrong_0": wrong[0], "d_wrong_2": wrong[2],
+                "d_right_2": (sigmoid(0.5) + sigmoid(1.5)) / 2}
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_ways_between_two_noises():
+    """By a generator that shows its noise: same ends, and halfway the closed forms of both."""
+    class Identity(nn.Module):
+        def forward(self, z, labels):
+            return torch.cat((z, labels[:, None]), 1)
+
+    args, device = settings("--conditional"), torch.device("cpu")
+    ways = gan.interpolations(Identity(), args, device, steps=5)
+    line, arc = (way.view(10, 5, 101) for way in ways.values())
+    assert list(ways) == ["straight line", "arc"]
+    assert torch.equal(line[:, :, 100], torch.arange(10.0)[:, None].expand(10, 5))
+    start, end = line[:, 0, :100].double(), line[:, 4, :100].double()
+    torch.testing.assert_close(arc[:, [0, 4]], line[:, [0, 4]], rtol=0, atol=1e-5)
+    torch.testing.assert_close(line[:, 2, :100].double(), (start + end) / 2, rtol=0, atol=1e-6)
+    half = nn.functional.cosine_similarity(start, end).acos() / 2
+    expected = (start + end) / (2 * half.cos())[:, None]
+    torch.testing.assert_close(arc[:, 2, :100].double(), expected, rtol=0, atol=1e-5)
+    state = torch.get_rng_state()
+    gan.interpolations(Identity(), args, device)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def few_samples(monkeypatch):
     """60 000 samples take long, and show nothing that 200 do not."""
     real = gan.draw_noise
@@ -428,9 +470,11 @@ def test_a_conditional_run(folders, tmp_path, monkeypatch, fails):
     grids = [path.name for path in sorted((tmp_path / "runs" / name).iterdir())]
     assert grids == [f"samples_00{epoch}.png" for epoch in (1, 2)]
     written = {path.name for path in (tmp_path / "plots").iterdir()}
-    assert written == {f"{name}{end}" for end in (".json", "_samples.pdf", "_same_noise.pdf")}
+    ends = (".json", "_samples.pdf", "_same_noise.pdf", "_interpolations.pdf")
+    assert written == {f"{name}{end}" for end in ends}
     record = json.loads((tmp_path / f"plots/{name}.json").read_text())
-    assert set(record["numbers"]) == {
+    judged = {f"d_{said}_{label}" for said in ("right", "wrong") for label in range(10)}
+    assert set(record["numbers"]) == judged | {
         "d_real", "d_fake", "g_loss", "d_loss", "g_updates", "d_updates"}
     samples = np.load(tmp_path / f"runs/{name}_samples.npz")
     assert samples["images"].shape == (200, 28, 28) and samples["images"].dtype == np.uint8
@@ -456,4 +500,5 @@ def test_the_command_itself(folders, tmp_path, command):
     again = gan.fingerprint(gan.parse_args([*flags, *folders]))
     assert record["fingerprint"] == pytest.approx(again, rel=1e-6)
     written = {path.name for path in (tmp_path / "plots").iterdir()}
-    assert written == {f"{name}{end}" for end in (".json", "_samples.pdf")}
+    ends = (".json", "_samples.pdf", "_interpolations.pdf")
+    assert written == {f"{name}{end}" for end in ends}

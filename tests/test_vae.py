@@ -177,7 +177,8 @@ def test_the_command_writes_everything(folders, command, tmp_path):
     assert numbers["mixture_test_kl"] != numbers["test_kl"]
 
     written = {path.name for path in (tmp_path / "plots").iterdir()}
-    ends = (".json", "_curves.pdf", "_reconstructions.pdf", "_samples.pdf")
+    ends = (".json", "_curves.pdf", "_reconstructions.pdf", "_samples.pdf", "_interpolations.pdf",
+            "_traversals.pdf", "_manifold.pdf")
     assert written == {name + end for end in ends}
     grids = [tmp_path / f"runs/{name}/reconstructions_00{epoch}.png" for epoch in (1, 2)]
     first, last = (np.array(Image.open(path)) for path in grids)
@@ -201,6 +202,45 @@ def test_recipes_are_sets_of_defaults():
         ["--dataset", "fashion", "--recipe", "best"],
         ["--dataset", "fashion", "--recipe", "handout"])}
     assert named == {"vae_mnist", "vae_fashion", "vae_fashion_handout"}
+
+
+def test_ways_between_images_lead_from_one_to_the_next():
+    torch.manual_seed(0)
+    model, images = vae.VAE(), fixed_images()
+    labels = torch.tensor([3, 3, 7, 0, 0]).repeat(10)
+    ways = vae.interpolations(model, images, labels, steps=5).view(3, 7, 784)
+    ends = images[[3, 0, 2]]  # the first of the classes 0, 3 and 7
+    assert torch.equal(ways[:, 0], ends) and torch.equal(ways[:, 6], ends.roll(-1, 0))
+    with torch.no_grad():
+        codes, _ = model.encode(ends)
+        halfway = model.decode((codes + codes.roll(-1, 0)) / 2).sigmoid()
+        torch.testing.assert_close(ways[:, 1], model.decode(codes).sigmoid())
+    torch.testing.assert_close(ways[:, 3], halfway)
+
+
+def test_traversals_move_one_dimension_and_are_in_the_order_of_their_kl():
+    torch.manual_seed(0)
+    model, images = vae.VAE(latent_dim=4), fixed_images()
+    rows = vae.traversals(model, images, steps=7)
+    kls = [kl for kl, _ in rows.values()]
+    assert kls == sorted(kls, reverse=True) and set(rows) == {0, 1, 2, 3}
+    with torch.no_grad():
+        mu, logvar = model.encode(images)
+        assert sum(kls) == pytest.approx(vae.gaussian_kl(mu, logvar).item() / 50, rel=1e-5)
+        code = mu[0].clone()
+        code[2] = 3.0
+        torch.testing.assert_close(rows[2][1][6], model.decode(code).sigmoid())
+    assert list(vae.traversals(model, images, most=2)) == list(rows)[:2]
+
+
+def test_the_manifold_has_its_quantiles_in_their_places():
+    torch.manual_seed(0)
+    model = vae.VAE(latent_dim=2)
+    tiles = vae.manifold(model, side=4).view(4, 4, 784)
+    quantiles = torch.tensor([-1.1503494, -0.3186394, 0.3186394, 1.1503494])  # of 1/8, 3/8, ...
+    with torch.no_grad():  # top left, then one to the right of bottom left
+        codes = torch.stack([quantiles[[3, 0]], quantiles[[0, 1]]])
+        torch.testing.assert_close(tiles[[0, 3], [0, 1]], model.decode(codes).sigmoid())
 
 
 def test_divergence_ends_in_one_line_and_keeps_the_last_good_state(
