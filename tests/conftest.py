@@ -14,6 +14,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import glyphs  # noqa: E402
 
+# A shell's job in the background ignores Ctrl-C, and so would the runs that tests stop with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def glyph_dir(tmp_path_factory):
