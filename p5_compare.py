@@ -1,35 +1,36 @@
-"""Problems 5.3, 5.5 and 5.6: a judge that scores the samples of every run of one data set.
+"""Problems 5.3, 5.5 and 5.6: one ruler for the samples of every model of a data set.
 
-    python p5_compare.py                      every runs/*_samples.npz of Fashion-MNIST
-    python p5_compare.py --dataset mnist      of MNIST
-    python p5_compare.py 'gan_mlp_*'          these runs alone
+    python p5_compare.py                          every run of runs/ whose samples have no scores
+    python p5_compare.py gan_fashion my.npz       these: a run's name, or anyone's sample file
+    python p5_compare.py real_fashion             real images, a run like any other
+    python p5_compare.py --planted                real images with faults planted into them
+    python p5_compare.py --cas cgan_fashion       what classifiers learn from samples with labels
+    python p5_compare.py --train-judge            the judge itself (--dataset mnist: that of MNIST)
 
-It writes
-    plots/p5_compare.json, p5_*.pdf    record, {"<run>/<measure>": number}, and figures; of MNIST
-                                       p5_compare_mnist, of some runs alone p5_compare_part
-    runs/judge_<dataset>.pt            the judge, a classifier of the real training images
+The ruler is the judge, a classifier of the training images, kept as plots/judge_<dataset>.pt.
+Scores name it by a SHA-256 and can be compared where they name the same one. A run is scored from
+its samples alone; beside its record come
+    <run>_scores.json          numbers and the judge's confusion counts
+    <run>_sheet.pdf            the first ten images of every class that the judge sees
+    <run>_neighbours.pdf       the images nearest to a training image, over that image
+and of the other commands judge_<dataset>.json, p5_planted_<dataset>.json and <run>_cas.json.
 
-A sample file belongs to the data set in its run's record; without one, to MNIST if "mnist" is a
-word of its name and "fashion" is not, else to Fashion-MNIST. Its first 10 000 images are scored,
-all distances but those of copies between the judge's 128 penultimate features:
-    frechet         Frechet distance to the test images (frechet_ratio: in units of real images')
-    frechet_train   to the training images, by which to choose
-    precision, recall, density, coverage     by neighbours, against the test images
+The first 10 000 images of a file are scored. Features are the judge's 128 before its last layer.
+    frechet                  Frechet distance to the test images in features
+    precision, recall, density, coverage     by neighbours in features
+    c2st                     accuracy of nets that learn to tell samples from test images, on images
+                             they have not seen; 0.5 is perfect. No label has a part in it
     share_<c>, corrected_<c>     how often class c is seen, raw and less the judge's own errors
-    tv              total variation distance of the shares from uniform
-    diversity       mean distance within a class as a share of the test images'
-    sharpness       mean difference of a pixel and the one below, as a share of the test images'
-    agreement       share of all images judged to be of the class asked for
-    cas             accuracy on real test images of a classifier trained on all samples
-    copies          share nearer to a training image, in pixels, than 99 % of the test images are;
-                    not of runs *_seed<k>
-The row real has means of ten draws of training images (and _sd) for frechet, precision, recall,
-density and coverage, the judge's accuracy for cas, and the test images for all else.
+    tv, smallest_share       total variation distance of the shares from uniform; the least share
+    diversity                mean distance within a class as a share of the test images'
+    sharpness                mean difference of a pixel and the one below, as a share of the same
+    agreement                share of all images judged to be of the class asked for
+    copies                   share nearer to a training image, in pixels, than 99 % of test images
 """
 import argparse
 import contextlib
 import errno
-import fnmatch
+import functools
 import gzip
 import hashlib
 import io
@@ -63,23 +64,11 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 COUNT = 10_000  # images of a run that are compared
 NEAR, WIDE = 3, 5  # neighbours that set the radii of precision and recall; of density and coverage
+PUPILS = 5  # classifiers that learn from a run's samples
 CLASSES = {"mnist": tuple("0123456789"),
            "fashion": ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
                        "sneaker", "bag", "boot")}
-RUNS = {  # what the figures show, if it is there: titles, and the commands that make the samples
-    "mnist": {
-        "vae_mnist": ("VAE", "python vae.py"),
-        "gan_mnist": ("GAN", "python gan.py --dataset mnist"),
-        "cgan_mnist_classifier0": ("Conditional GAN", "python gan.py --dataset mnist "
-                                                      "--conditional --classifier 0")},
-    "fashion": {
-        "vae_fashion": ("VAE", "python vae.py --dataset fashion"),
-        "gan_fashion": ("GAN", "python gan.py"),
-        "cgan_fashion": ("Conditional GAN", "python gan.py --conditional")},
-}
-CAS = {"mnist": "cgan_mnist_classifier0", "fashion": "cgan_fashion"}  # the default of --cas
-COLUMNS = ("frechet", "frechet_ratio", "precision", "recall", "coverage", "tv", "agreement", "cas",
-           "copies")  # of the table that is printed
+COLUMNS = ("frechet", "precision", "recall", "coverage", "c2st", "tv", "agreement", "copies")
 
 
 # -------------------------------------------------------------------------------------- judge
@@ -117,20 +106,20 @@ def augment(images, dataset):
     return x
 
 
-def train_judge(judge, images, labels, args, *, batch_size=256, steps=None, title=None):
+def train_judge(judge, images, labels, *, dataset, epochs, batch_size=256, steps=None, title=None):
     """Train on images uint8 (N, 28, 28) and labels (N,); the losses, one for each batch.
 
     `steps` ends it after so many batches; the learning rate still goes as if all came. `title` is
     the progress bar's, None hides it.
     """
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.05)
-    orders = [torch.randperm(len(images)) for _ in range(args.epochs)]
+    orders = [torch.randperm(len(images)) for _ in range(epochs)]
     batches = [batch for order in orders for batch in order.split(batch_size)]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=len(batches))
     hidden = None if title else True  # None: shown where a person looks on
     losses = []
     for batch in tqdm(batches[:steps], desc=title, unit="batch", disable=hidden):
-        x = augment(images[batch], args.dataset)
+        x = augment(images[batch], dataset)
         loss = F.cross_entropy(judge(x), labels[batch].long())
         optimizer.zero_grad()
         loss.backward()
@@ -140,48 +129,50 @@ def train_judge(judge, images, labels, args, *, batch_size=256, steps=None, titl
     return torch.stack(losses).tolist()
 
 
-def get_judge(path, images, labels, args):
-    """A Judge trained on images uint8 (N, 28, 28) and labels (N,), or read from `path`.
-
-    It is read where that file was made of these very images and labels by the same settings.
-    """
-    key = judge_key(images, labels, args)
-    weights = load_judge(path, key, images.device)
-    torch.manual_seed(args.seed)
+def make_judge(images, labels, *, dataset, epochs, seed, title=None):
+    """A trained Judge of images uint8 (N, 28, 28) and labels (N,), in evaluation mode."""
+    torch.manual_seed(seed)
     judge = Judge().to(images.device, memory_format=torch.channels_last)  # CPUs convolve it faster
-    if weights is None:
-        train_judge(judge, images, labels, args, title=path.name)
-        saved = io.BytesIO()
-        torch.save({"key": key, "model": judge.state_dict()}, saved)
-        with replacing(path) as part:
-            part.write_bytes(saved.getvalue())  # torch.save itself hides a full disk
-    else:
-        judge.load_state_dict(weights)
+    train_judge(judge, images, labels, dataset=dataset, epochs=epochs, title=title)
     return judge.eval()
 
 
-def judge_key(images, labels, args):
-    """What a judge's weights follow from: the data, by its SHA-256, and the settings."""
-    content = hashlib.sha256(images.cpu().numpy().tobytes())
-    content.update(labels.cpu().numpy().tobytes())
-    return {"sha256": content.hexdigest(), "epochs": args.epochs, "seed": args.seed,
-            "dataset": args.dataset}
+def rounded(judge):
+    """{name: tensor} of a judge: weights in half precision, what BatchNorm counted as it is.
+
+    These are a judge's file, 0.8 MB, and what its identity is taken of.
+    """
+    return {name: tensor if "running_" in name or "num_batches" in name else tensor.half()
+            for name, tensor in judge.state_dict().items()}
 
 
-def load_judge(path, key, device):
-    """The weights in `path`; None where nothing is, or what is damaged or of another key."""
+def identity(tensors):
+    """SHA-256 over name, type, shape and bytes of {name: tensor}, in their order."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_judge(path, device):
+    """The Judge in `path` and its identity; None where there is no file.
+
+    OSError where the file is damaged or of other layers.
+    """
+    if not path.exists():
+        return None
+    content = io.BytesIO(path.read_bytes())  # a file that cannot be read is not called damaged
+    judge = Judge().to(device, memory_format=torch.channels_last)
     try:
-        saved = torch.load(path, map_location=device, weights_only=True)
-        if saved["key"] != key:
-            return None
-        Judge().load_state_dict(saved["model"])  # a judge of other layers cannot be used
-        return saved["model"]
-    except FileNotFoundError:
-        return None
-    except OSError:  # it cannot be read, which is no reason to replace it
+        tensors = torch.load(content, map_location=device, weights_only=True)
+        judge.load_state_dict(tensors)
+    except MemoryError:
         raise
-    except Exception:  # torch.load raises whatever the damage leads to
-        return None
+    except Exception as error:  # torch.load raises whatever the damage leads to
+        raise OSError(f"{path} is damaged or no judge: take the project's own, or delete it and "
+                      "one is trained") from error
+    return judge.eval(), identity(tensors)
 
 
 @torch.no_grad()
@@ -198,7 +189,7 @@ def confusion(labels, classes):
     return np.bincount(pairs.cpu(), minlength=100).reshape(10, 10)
 
 
-# ----------------------------------------------------------------------------------- measures
+# ----------------------------------------------------------------------- distances in features
 def frechet_distance(x, y):
     """Frechet distance of Gaussians fitted to x and y (N, D) (Heusel et al. 2017, 1706.08500).
 
@@ -214,32 +205,135 @@ def frechet_distance(x, y):
     return (means + S.trace() + T.trace() - 2 * cross).item()
 
 
+def squared_distances(x, y):
+    """Squared distances (M, N), float64, of points x (M, D) and y (N, D); of equal points 0.
+
+    |x|^2 + |y|^2 - 2 x y is fast and leaves rounding where 0 should be, which would decide who is
+    near whom in images that are all the same; what is no more than that is set to 0.
+    """
+    x, y = x.double(), y.double()
+    sizes = x.square().sum(1)[:, None] + y.square().sum(1)
+    squared = sizes - 2 * x @ y.T
+    return squared.where(squared > 1e-10 * sizes, 0.0)
+
+
 def radii(x):
-    """Distances of points x (N, D) to their NEAR-th and WIDE-th nearest other points, each (N,)."""
-    nearest = torch.cat([torch.cdist(batch, x).topk(WIDE + 1, largest=False).values
+    """Squared distances of points x (N, D) to their NEAR-th and WIDE-th nearest others, (N,)."""
+    nearest = torch.cat([squared_distances(batch, x).topk(WIDE + 1, largest=False).values
                          for batch in x.split(1000)])
     return nearest[:, NEAR], nearest[:, WIDE]  # column 0 is the point itself
 
 
-def quality(x, reference):
-    """{measure: value} of features x (M, D) against the `reference`'s (N, D).
+def neighbourhoods(x, reference):
+    """{measure: value} of features x (M, D) against those of the `reference`, a Reference.
 
-    Frechet distances; precision and recall (Kynkaanniemi et al. 2019, arXiv:1904.06991); density
-    and coverage (Naeem et al. 2020, arXiv:2002.09797).
+    Precision and recall (Kynkaanniemi et al. 2019, arXiv:1904.06991), density and coverage (Naeem
+    et al. 2020, arXiv:2002.09797).
     """
-    distance = torch.cdist(x, reference.features)  # (M, N): 400 MB
     near, _ = radii(x)
-    inside_near = distance <= reference.near  # of a real image's ball
-    inside_own = distance <= near[:, None]  # of a sample's ball
-    inside_wide = distance <= reference.wide
-    return {"frechet": frechet_distance(x, reference.features),
-            "frechet_train": frechet_distance(x, reference.train_features),
-            "precision": inside_near.any(1).float().mean().item(),
-            "recall": inside_own.any(0).float().mean().item(),
-            "density": inside_wide.sum().item() / WIDE / len(x),
-            "coverage": inside_wide.any(0).float().mean().item()}
+    inside_real = 0  # samples inside a real image's ball
+    inside_wide = 0  # pairs of a sample and a wider ball of a real image that it is inside of
+    recalled = torch.zeros(len(reference.features), dtype=torch.bool, device=x.device)
+    covered = torch.zeros_like(recalled)
+    for batch, radius in zip(x.split(1000), near.split(1000)):
+        squared = squared_distances(batch, reference.features)  # (1000, N)
+        inside_real += (squared <= reference.near).any(1).sum().item()
+        recalled |= (squared <= radius[:, None]).any(0)
+        in_wide = squared <= reference.wide
+        inside_wide += in_wide.sum().item()
+        covered |= in_wide.any(0)
+    return {"precision": inside_real / len(x), "recall": recalled.float().mean().item(),
+            "density": inside_wide / WIDE / len(x), "coverage": covered.float().mean().item()}
 
 
+def real_unit(features, test_features, seed, reshuffles=2, groups=10):
+    """Frechet distance of real images to real images, and its standard error.
+
+    `features` of training images (M, D) are cut into disjoint sixths, `reshuffles` times; the mean
+    distance of a sixth to the test images is the unit of "times real images". Its error is that of
+    the jackknife over `groups` of the training images and as many of the test images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = len(features) // 6
+
+    def shuffled():
+        return features[torch.randperm(len(features), generator=generator)[:6 * size]].split(size)
+
+    distances = [frechet_distance(sixth, test_features)
+                 for _ in range(reshuffles) for sixth in shuffled()]
+    sixths = shuffled()
+    variance = 0.0
+    for which in ("training", "test"):
+        means = []
+        for group in range(groups):
+            of_sixth = torch.arange(size) % groups != group
+            of_test = torch.arange(len(test_features)) % groups != group
+            if which == "training":
+                pairs = [(sixth[of_sixth], test_features) for sixth in sixths]
+            else:
+                pairs = [(sixth, test_features[of_test]) for sixth in sixths]
+            means.append(np.mean([frechet_distance(x, y) for x, y in pairs]))
+        variance += (groups - 1) * np.var(means)
+    return float(np.mean(distances)), float(variance**0.5)
+
+
+# ------------------------------------------------------------------- a measure without labels
+class Detective(nn.Module):
+    """Images (B, 1, 28, 28) in [0, 1] -> logit of being real (B, 1)."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 32, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Flatten(), nn.Linear(64 * 7 * 7, 1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def two_sample_test(images, real, *, seed, steps=400, batch_size=64):
+    """Accuracies (4,) of nets that learn to tell `images` from `real`, both uint8 (N, 28, 28).
+
+    A classifier two-sample test (Lopez-Paz & Oquab 2017, arXiv:1610.06545): each net learns from
+    one half of both for `steps` steps and is asked about the other half. Half of the answers are
+    right by chance; more tells that the distributions differ.
+    """
+    torch.manual_seed(seed)
+    count = min(len(images), len(real))
+    accuracies = []
+    for _ in range(2):
+        halves = [(images[torch.randperm(len(images))[:count]].tensor_split(2)),
+                  (real[torch.randperm(len(real))[:count]].tensor_split(2))]
+        for learn, ask in ((0, 1), (1, 0)):
+            net = Detective().to(images.device)
+            learn_from = [half[learn] for half in halves]
+            train_detective(net, *learn_from, steps=steps, batch_size=batch_size)
+            with torch.no_grad():
+                said_fake, said_real = (
+                    (net(half[ask][:, None].float() / 255) > 0).float().mean().item()
+                    for half in halves)
+            accuracies.append((1 - said_fake + said_real) / 2)
+    return accuracies
+
+
+def train_detective(net, images, real, *, steps, batch_size):
+    """Train on as many `images`, target 0, as `real` ones, target 1; the losses (steps,)."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
+    target = torch.cat((torch.zeros(batch_size, 1), torch.ones(batch_size, 1))).to(images.device)
+    losses = []
+    for _ in range(steps):
+        chosen = torch.randint(len(images), (2, batch_size))
+        x = torch.cat((images[chosen[0]], real[chosen[1]]))[:, None].float() / 255
+        loss = F.binary_cross_entropy_with_logits(net(x), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses).tolist()
+
+
+# -------------------------------------------------------------------------- shares of the classes
 def wilson(share, count):
     """Ends of Wilson's 95 % intervals of shares (10,) that were seen in `count` draws."""
     z2 = 1.96**2 / count
@@ -248,11 +342,12 @@ def wilson(share, count):
 
 
 def correct(share, rates):
-    """The true shares p (..., 10), which a judge that errs sees as q = `share` (..., 10).
+    """The true shares p (..., 10) behind shares q = `share` (..., 10) that an erring judge sees.
 
-    `rates` (..., 10, 10) says how often it takes the row's class for the column's, C, so that
-    C^T p = q. p sums to 1 by itself; where noise makes it negative it is set to 0 and the rest
-    rescaled.
+    The judge takes class i for class j at the rate C_ij = `rates` (..., 10, 10), known from test
+    images, so that it sees q_j = sum_i p_i C_ij. Solving that for p undoes its errors, as far as it
+    errs on samples as it does on test images. Where noise makes p negative it is set to 0, and the
+    rest rescaled.
     """
     p = (share[..., None, :] @ np.linalg.pinv(rates))[..., 0, :].clip(0)
     return p / p.sum(-1, keepdims=True)
@@ -261,14 +356,16 @@ def correct(share, rates):
 def abundance(classes, counts, seed):
     """{measure: value} of how often judged classes (N,) occur, with 95 % intervals.
 
-    Samples are taken to be misjudged as often as test images, whose confusion() is `counts`.
-    Intervals: Wilson's for shares as seen; for corrected ones percentiles of 1000 multinomial
-    draws of both shares and counts. tv is the total variation distance from uniform.
+    `counts` is the confusion() of the test images, by which shares are corrected. Intervals:
+    Wilson's for shares as seen; for corrected ones percentiles of 1000 multinomial draws of both
+    shares and counts. tv is the total variation distance from uniform.
     """
     rng = np.random.default_rng(seed)
-    count, totals = len(classes), counts.sum(1)
+    count = len(classes)
+    totals = counts.sum(1)
     at_least_1 = totals.clip(1)[:, None]  # a class may be absent from the test images
-    share, rates = np.bincount(classes.cpu(), minlength=10) / count, counts / at_least_1
+    share = np.bincount(classes.cpu(), minlength=10) / count
+    rates = counts / at_least_1
     drawn_share = rng.multinomial(count, share, 1000) / count
     drawn_rates = rng.multinomial(totals, rates, (1000, 10)) / at_least_1
     low, high = wilson(share, count)
@@ -276,7 +373,8 @@ def abundance(classes, counts, seed):
     drawn = correct(drawn_share, drawn_rates)
     corrected_low, corrected_high = np.percentile(drawn, (2.5, 97.5), axis=0)
 
-    numbers = {"tv": abs(share - 0.1).sum() / 2, "tv_corrected": abs(corrected - 0.1).sum() / 2}
+    numbers = {"tv": abs(share - 0.1).sum() / 2, "tv_corrected": abs(corrected - 0.1).sum() / 2,
+               "smallest_share": share.min()}
     for name, end, values in (
             ("share", "", share), ("share", "_low", low), ("share", "_high", high),
             ("corrected", "", corrected), ("corrected", "_low", corrected_low),
@@ -286,6 +384,7 @@ def abundance(classes, counts, seed):
     return numbers
 
 
+# ------------------------------------------------------------------------ diversity and pixels
 def spread(features, classes):
     """Mean distances (10,) of two of the first 1000 features (N, D) in a class; NaN of one."""
     return np.array([torch.pdist(features[classes == c][:1000]).mean().item() for c in range(10)])
@@ -312,12 +411,11 @@ def nearest_training(images, training):
     return torch.cat(distances), torch.cat(indices)
 
 
-# ------------------------------------------------------------------------------- scoring a run
+# ------------------------------------------------------------------------------ scoring a run
 @dataclass
 class Reference:
     """The real images of a data set as the judge sees them: what every run is measured by."""
     training: torch.Tensor  # uint8 (M, 28, 28)
-    train_features: torch.Tensor  # (M, 128)
     test: torch.Tensor  # uint8 (N, 28, 28); all that follows is of these
     test_labels: torch.Tensor  # (N,)
     features: torch.Tensor  # (N, 128)
@@ -335,7 +433,7 @@ class Score:
     """What the judge says of a run."""
     numbers: dict  # {measure: float}, all finite
     counts: np.ndarray | None  # confusion() of classes asked for; None where none were
-    sheet: torch.Tensor  # uint8 (60, 28, 28), see make_sheet
+    sheet: torch.Tensor  # uint8 (100, 28, 28), see make_sheet
     pairs: torch.Tensor  # uint8 (60, 28, 28), see pair_up
 
 
@@ -345,9 +443,8 @@ def make_reference(judge, training, test, test_labels):
     near, wide = radii(features)
     distance, index = nearest_training(test[:COUNT], training)
     return Reference(
-        training=training, train_features=judged(judge, training)[0], test=test,
-        test_labels=test_labels, features=features, near=near, wide=wide,
-        counts=confusion(test_labels, classes), spread=spread(features, classes),
+        training=training, test=test, test_labels=test_labels, features=features, near=near,
+        wide=wide, counts=confusion(test_labels, classes), spread=spread(features, classes),
         steepness=steepness(test), nearest=(distance, index),
         close=distance.quantile(0.01).item())
 
@@ -355,89 +452,127 @@ def make_reference(judge, training, test, test_labels):
 def score(images, labels, judge, reference, *, seed, nearest=None):
     """The Score of one run: images uint8 (N, 28, 28), labels (N,) asked for or None.
 
-    `nearest` is nearest_training() of its first COUNT images, None where copies are not asked for.
+    `nearest` is nearest_training() of the first COUNT images where it is known already.
     """
-    if labels is None:
-        images = images[:COUNT]
+    counts = None
+    if labels is not None:
+        _, classes = judged(judge, images)
+        counts = confusion(labels, classes)
+    images = images[:COUNT]
     features, classes = judged(judge, images)
-    counts = None if labels is None else confusion(labels, classes)
-    images, features, classes = images[:COUNT], features[:COUNT], classes[:COUNT]
 
-    numbers = quality(features, reference) | abundance(classes, reference.counts, seed)
+    numbers = {"images": len(images), "frechet": frechet_distance(features, reference.features)}
+    numbers |= neighbourhoods(features, reference)
+    accuracies = two_sample_test(images, reference.test, seed=seed)
+    numbers["c2st"] = np.mean(accuracies)
+    numbers["c2st_sd"] = np.std(accuracies, ddof=1)
+    numbers |= abundance(classes, reference.counts, seed)
     diversity = spread(features, classes) / reference.spread
     numbers["diversity"] = np.nanmean(diversity)
     numbers["sharpness"] = steepness(images) / reference.steepness
     for c in range(10):
         numbers[f"diversity_{c}"] = diversity[c]
     if counts is not None:
+        numbers["agreement"] = np.trace(counts) / counts.sum()
         for c in range(10):
             if counts[c].any():
                 numbers[f"agreement_{c}"] = counts[c, c] / counts[c].sum()
-        numbers["agreement"] = np.trace(counts) / len(labels)
+    if nearest is None:
+        nearest = nearest_training(images, reference.training)
+    numbers["copies"] = (nearest[0] < reference.close).float().mean().item()
 
-    sheet = make_sheet(images, classes)
-    pairs = torch.full_like(sheet, 128)
-    if nearest is not None:
-        numbers["copies"] = (nearest[0] < reference.close).float().mean().item()
-        pairs = pair_up(images, *nearest, reference.training)
     finite = {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
-    return Score(finite, counts, sheet, pairs)
+    return Score(finite, counts, sheet=make_sheet(images, classes),
+                 pairs=pair_up(images, *nearest, reference.training))
 
 
 def score_real(judge, reference, *, seed):
-    """The Score of the test images; distances and neighbours are those of training images."""
+    """The Score of real images: the test images, of whom distances would be 0.
+
+    So distances, neighbours and the two-sample test are those of training images, in sixths.
+    """
     real = score(reference.test, reference.test_labels, judge, reference, seed=seed,
                  nearest=reference.nearest)
+    features, _ = judged(judge, reference.training)
+    real.numbers["frechet"], real.numbers["frechet_se"] = real_unit(
+        features, reference.features, seed)
     torch.manual_seed(seed)
-    size = len(reference.test[:COUNT])
-    draws = []
-    for _ in range(10):
-        drawn = torch.randperm(len(reference.training))[:size]
-        draws.append(quality(reference.train_features[drawn], reference))
-    for name in ("frechet", "precision", "recall", "density", "coverage"):
-        values = [draw[name] for draw in draws]
-        real.numbers[name] = float(np.mean(values))
-        real.numbers[f"{name}_sd"] = float(np.std(values, ddof=1))
+    size = len(features) // 6
+    sixths = torch.randperm(len(features))[:6 * size].split(size)
+    draws = [neighbourhoods(features[sixth], reference) for sixth in sixths]
+    for name in draws[0]:
+        real.numbers[name] = float(np.mean([draw[name] for draw in draws]))
+    accuracies = two_sample_test(reference.training[sixths[0]], reference.test, seed=seed)
+    real.numbers["c2st"] = float(np.mean(accuracies))
+    real.numbers["c2st_sd"] = float(np.std(accuracies, ddof=1))
     real.numbers["copies"] = 0.01  # by the definition of Reference.close
-    real.numbers["cas"] = real.numbers["agreement"]
     return real
 
 
-def score_run(name, images, labels, judge, reference, args):
-    """The Score of a run by its name: with copies if it is of seed 1, with cas if --cas says so."""
-    nearest = None
-    if "_seed" not in name:
-        nearest = nearest_training(images[:COUNT], reference.training)
-    result = score(images, labels, judge, reference, seed=args.seed, nearest=nearest)
-    if labels is not None and fnmatch.fnmatch(name, args.cas or CAS[args.dataset]):
-        pupil = get_judge(args.runs_dir / f"judge_{name}.pt", images, labels, args)
-        counts = confusion(reference.test_labels, judged(pupil, reference.test)[1])
-        result.numbers["cas"] = float(np.trace(counts) / counts.sum())
-    return result
+def classification_accuracy(images, labels, ruler, args, title):
+    """Accuracies (PUPILS,) on the test images of classifiers trained on images and labels.
 
-
-def make_sheet(images, classes):
-    """uint8 (60, 28, 28): the first six images of each judged class, grey where there are less."""
-    rows = []
-    for c in range(10):
-        six = images[classes == c][:6]
-        rows.append(F.pad(six, (0, 0, 0, 0, 0, 6 - len(six)), value=128))
-    return torch.cat(rows)
-
-
-def pair_up(images, distance, index, training):
-    """uint8 (60, 28, 28): five rows of six images, each over the row of their neighbours.
-
-    They are the 30 of `images` (N, 28, 28) nearest to a training image: to that of `index` (N,).
+    The classification accuracy score (Ravuri & Vinyals 2019, arXiv:1905.10887): classifiers of the
+    judge's kind learn from all of a run's images uint8 (N, 28, 28) and labels (N,) asked for.
     """
-    chosen = distance.argsort()[:30]
-    samples = images[chosen].view(5, 6 * 28 * 28)
-    neighbours = training[index[chosen]].view(5, 6 * 28 * 28)
-    return torch.stack((samples, neighbours), 1).view(60, 28, 28)
+    accuracies = []
+    for seed in range(args.seed, args.seed + PUPILS):
+        pupil = make_judge(images, labels, dataset=ruler.dataset, epochs=args.epochs, seed=seed,
+                           title=f"{title}, seed {seed}")
+        _, classes = judged(pupil, ruler.test)
+        accuracies.append((classes == ruler.test_labels).float().mean().item())
+    return accuracies
+
+
+# ----------------------------------------------------------------- faults planted in real images
+def planted(images, labels, seed):
+    """{fault: (images uint8 (COUNT, 28, 28), labels)} of training images (N, 28, 28), (N,).
+
+    What a measure should see, to be compared with what it sees.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def shuffled(count):
+        return torch.randperm(count, generator=generator)
+
+    order = shuffled(len(images))
+    spare = order[COUNT:2 * COUNT] if len(images) >= 2 * COUNT else order
+    images, labels = images.cpu(), labels.cpu()
+    base, of_base = images[order[:COUNT]], labels[order[:COUNT]]
+    count = len(base)
+    faults = {"training images": (base, of_base)}
+
+    blurred = F.avg_pool2d(base[:, None].float(), 3, stride=1, padding=1, count_include_pad=False)
+    faults["blur"] = blurred[:, 0].round().byte(), of_base
+    chance = torch.rand(base.shape, generator=generator)
+    grain = base.where(chance > 0.05, torch.where(chance > 0.025, 255, 0).byte())
+    faults["grain"] = grain, of_base
+
+    others = spare[labels[spare] != 6]
+    for fault, kept in (("no class 6", 0.0), ("a third of class 6", 1 / 3)):
+        sixes = (of_base == 6).nonzero()[:, 0]
+        replaced = sixes[round(kept * len(sixes)):]
+        chosen = others[:len(replaced)]
+        changed, changed_labels = base.clone(), of_base.clone()
+        changed[replaced[:len(chosen)]] = images[chosen]
+        changed_labels[replaced[:len(chosen)]] = labels[chosen]
+        faults[fault] = changed, changed_labels
+
+    few = shuffled(count)[:max(1, count // 100)].repeat(100)[:count]
+    faults["100 copies each"] = base[few], of_base[few]
+    faults["one image"] = base[:1].repeat(count, 1, 1), of_base[:1].repeat(count)
+    partner = shuffled(count)
+    mixed = (base.float() + base[partner].float()) / 2
+    faults["two images mixed"] = mixed.round().byte(), of_base
+    exchanged = of_base.clone()
+    exchanged[of_base == 0] = 6
+    exchanged[of_base == 6] = 0
+    faults["two labels exchanged"] = base, exchanged
+    return faults
 
 
 def fingerprint(args):
-    """Two steps of a judge's training, and measures of drawn features and classes, by one thread.
+    """Two steps of a judge and of a detective, and measures of drawn features, by one thread.
 
     A record whose code computes something else today is found by them.
     """
@@ -447,7 +582,9 @@ def fingerprint(args):
     images = torch.randint(256, (64, 28, 28), generator=drawn).byte()
     labels = torch.randint(10, (64,), generator=drawn)
     torch.manual_seed(args.seed)
-    losses = train_judge(Judge(), images, labels, args, batch_size=32, steps=2)
+    losses = train_judge(Judge(), images, labels, dataset=args.dataset or "fashion",
+                         epochs=args.epochs, batch_size=32, steps=2)
+    losses += train_detective(Detective(), images[:32], images[32:], steps=2, batch_size=32)
     x, y = torch.randn(2, 200, 16, generator=drawn)
     near, wide = radii(x)
     shares = abundance(labels, 10 * np.eye(10, dtype=int) + 1, args.seed)
@@ -458,6 +595,9 @@ def fingerprint(args):
 
 
 # ---------------------------------------------------------------------------- samples of runs
+ENDING = "_samples.npz"
+
+
 def dataset_of(run, out_dir):
     """The data set of a run: by its record under `out_dir`, else by its name."""
     trained = run.removeprefix("normal_")  # samples of N(0, I) beside those of a fitted prior
@@ -470,127 +610,303 @@ def dataset_of(run, out_dir):
     return "mnist" if "mnist" in words and "fashion" not in words else "fashion"
 
 
-def choose_runs(args):
-    """Names of the runs to score, those of RUNS first; prints the command of one that is missing.
+def folder_of(run, out_dir):
+    """Where a run's record lies, `out_dir` or a folder in it, and so its scores; else `out_dir`."""
+    trained = run.removeprefix("normal_")
+    for name in (f"{run}.json", f"{trained}.json"):
+        for path in sorted(out_dir.rglob(name)):
+            return path.parent
+    return out_dir
 
-    OSError where there is nothing of a name or pattern that was asked for.
-    """
-    ending = "_samples.npz"
-    names = sorted(path.name.removesuffix(ending)
-                   for path in args.runs_dir.glob(f"[!.]*{ending}"))  # .part-*: being written
-    available = [name for name in names if dataset_of(name, args.out_dir) == args.dataset]
-    commands = {name: command for name, (_, command) in RUNS[args.dataset].items()}
-    patterns = args.runs or ["*"]
-    absent = [pattern for pattern in patterns if not fnmatch.filter(available, pattern)]
-    if absent:
-        raise OSError(f"no samples of {args.dataset} named {' '.join(absent)} in {args.runs_dir}; "
-                      f"to make some: {', '.join(commands.values())}")
-    chosen = []
-    for pattern in patterns:
-        for name in fnmatch.filter((*commands, *available), pattern):
-            if name in chosen:
-                continue
-            if name in available:
-                chosen.append(name)
-            else:
-                print(f"{args.runs_dir / name}{ending} is missing; this makes it: {commands[name]}")
-    return chosen
+
+def name_of(run):
+    """The name of a run that may be given as the path of its sample file."""
+    return Path(run).name.removesuffix(".npz").removesuffix("_samples")
+
+
+def find_samples(run, runs_dir):
+    """The sample file of a run's name or of a path; OSError says how to make one of ours."""
+    path = folder(run) if run.endswith(".npz") else runs_dir / f"{run}{ENDING}"
+    if not path.exists() and not path.is_symlink():
+        raise OSError(f"{path} is not there: `python vae.py --dataset fashion`, `python gan.py` "
+                      "and `python gan.py --conditional` make samples")
+    return path
 
 
 def read_samples(path):
-    """Images uint8 (N, 28, 28) and labels uint8 (N,) or None of a sample file, as tensors."""
+    """Images uint8 (N, 28, 28) and labels uint8 (N,) or None of a sample file, as tensors.
+
+    Whatever holds 28 x 28 grey images is read: uint8 or floats in [0, 1], [-1, 1] or [0, 255], as
+    (N, 28, 28), (N, 784), (N, 1, 28, 28) or (N, 28, 28, 1). OSError says what is wrong else.
+    """
     content = io.BytesIO(path.read_bytes())  # a file that cannot be read is not called damaged
     try:
         with np.load(content) as arrays:
             images, labels = arrays["images"], arrays.get("labels")
-        fit = images.dtype == np.uint8 and images.shape[1:] == (28, 28) and len(images) >= 30
-        if labels is not None:
-            fit = fit and labels.shape == images.shape[:1] and np.isin(labels, range(10)).all()
-            labels = torch.tensor(np.uint8(labels))
     except MemoryError:
         raise
-    except Exception:  # NumPy and zipfile raise whatever the damage leads to
-        fit = False
-    if not fit:
-        raise OSError(f"{path} is damaged or no sample file: it should hold images, uint8 (N, 28, "
-                      "28), N >= 30, and if conditional labels (N,) from 0 to 9; make it again or "
-                      "delete it")
-    return torch.tensor(images), labels
+    except KeyError as error:
+        raise OSError(f"{path} holds no array named images") from error
+    except Exception as error:  # NumPy and zipfile raise whatever the damage leads to
+        raise OSError(f"{path} is damaged or no .npz file: make it again") from error
+    try:
+        images = as_bytes(as_grey(images))
+        if labels is not None:
+            labels = as_classes(labels, len(images))
+    except ValueError as error:
+        raise OSError(f"{path}: {error}") from error
+    return images, labels
+
+
+def as_grey(images):
+    """An array of images as (N, 28, 28); ValueError where it is something else."""
+    shape = images.shape
+    size = int(np.prod(shape[1:]))
+    if len(shape) == 4 and 3 in (shape[1], shape[3]):
+        raise ValueError(f"images {shape} have three colours; grey ones are scored")
+    if len(shape) < 2 or size != 28 * 28 or not {*shape[1:]} <= {1, 28, 784}:
+        raise ValueError(f"images {shape} are not N images of 28 x 28 pixels")
+    if len(images) < 30:
+        raise ValueError(f"{len(images)} images are too few; at least 30, and {COUNT} for numbers "
+                         "that can be compared")
+    return images.reshape(-1, 28, 28)
+
+
+def as_bytes(images):
+    """Images (N, 28, 28) of any numbers as a uint8 tensor; ValueError where no range fits."""
+    if images.dtype == np.uint8:
+        return torch.tensor(images)
+    if images.dtype.kind not in "fiu":
+        raise ValueError(f"images of type {images.dtype} are no numbers")
+    if not np.isfinite(images).all():
+        raise ValueError("images hold NaN or infinite pixels")
+    least, most = images.min(), images.max()
+    if least >= 0 and most <= 1:
+        images = 255 * images
+    elif least >= -1 and most <= 1:
+        images = 127.5 * images + 127.5
+    elif not (least >= 0 and most <= 255):
+        raise ValueError(f"pixels from {least:g} to {most:g} are neither in [0, 1], [-1, 1] nor "
+                         "[0, 255]")
+    return torch.tensor(images.round().astype(np.uint8))
+
+
+def as_classes(labels, count):
+    """An array of `count` labels as a uint8 tensor; ValueError where they are no classes."""
+    if labels.shape != (count,):
+        raise ValueError(f"labels {labels.shape} do not fit {count} images")
+    if labels.dtype.kind not in "fiu" or not np.isin(labels, range(10)).all():
+        raise ValueError("labels are not whole numbers from 0 to 9")
+    return torch.tensor(labels.astype(np.uint8))
+
+
+def sample_identity(images, labels):
+    """identity() of a run's samples."""
+    tensors = {"images": images}
+    if labels is not None:
+        tensors["labels"] = labels
+    return identity(tensors)
 
 
 # ------------------------------------------------------------------------------------ figures
-def draw_figures(scores, args):
-    """The figures of the runs in RUNS, or of the first four if some alone were asked for."""
-    titles = {name: title for name, (title, _) in RUNS[args.dataset].items()}
-    runs = [name for name in scores if name != "real"]
-    known = [name for name in runs if name in titles]
-    shown = runs[:4] if args.runs or not known else known
-    shown = {titles.get(name, name): scores[name] for name in ("real", *shown)}
-    names = CLASSES[args.dataset]
-    sheets = {title: result.sheet for title, result in shown.items()}
-    pairs = {title: result.pairs for title, result in shown.items()}
-    figures = {"shares": draw_shares(shown, names), "confusion": draw_confusion(shown, names),
-               "sheet": draw_tiles(sheets, names),
-               "neighbours": draw_tiles(pairs, ["image", "nearest"] * 5)}
-    ending = args.run_name.removeprefix("p5_compare")
-    for kind, figure in figures.items():
-        save_figure(figure, args.out_dir / f"p5_{kind}{ending}.pdf")
+def make_sheet(images, classes, columns=10):
+    """uint8 (10 * columns, 28, 28): a row of each judged class, grey where there are less."""
+    rows = []
+    for c in range(10):
+        first = images[classes == c][:columns]
+        rows.append(F.pad(first, (0, 0, 0, 0, 0, columns - len(first)), value=128))
+    return torch.cat(rows)
 
 
-def draw_shares(scores, names):
-    """Shares of the ten classes with their intervals, raw and corrected, against uniform."""
-    figure = Figure(figsize=(6.5, 2.9))
-    panels = figure.subplots(2, 1, sharex=True, sharey=True)
-    for axes, kind, label in zip(panels, ("share", "corrected"), ("judged", "corrected")):
-        axes.axhline(10, color="0.6", linewidth=0.8, label="uniform")
-        for place, (title, result) in enumerate(scores.items()):
-            percent, low, high = (
-                100 * np.array([result.numbers[f"{kind}_{c}{end}"] for c in range(10)])
-                for end in ("", "_low", "_high"))
-            errors = np.abs((percent - low, high - percent))
-            shift = 0.15 * (place - (len(scores) - 1) / 2)
-            axes.errorbar(np.arange(10) + shift, percent, errors, fmt="os^Dv"[place],
-                          color=f"C{place}", markersize=3.5, linewidth=0.8, label=title)
-        axes.set(ylabel=f"{label} share [%]", xticks=range(10), xticklabels=names)
-    handles, labels = panels[1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(scores) + 1)
-    return figure
+def pair_up(images, distance, index, training):
+    """uint8 (60, 28, 28): three rows of ten images, each over the row of their neighbours.
 
-
-def draw_tiles(grids, names):
-    """{title: images uint8 (60, 28, 28)} side by side, 6 to a row, `names` beside the rows."""
-    figure = Figure(figsize=(6.5, 0.3 + 9.7 / len(grids)))
-    panels = figure.subplots(1, len(grids), squeeze=False)[0]
-    for axes, (title, images) in zip(panels, grids.items()):
-        tiles = torchvision.utils.make_grid(images[:, None].cpu(), nrow=6, pad_value=128)[0]
-        axes.imshow(tiles.numpy(), vmin=0, vmax=255)
-        axes.set(title=title, xticks=[], yticks=range(16, 316, 30),
-                 yticklabels=names if axes is panels[0] else [])
-    return figure
-
-
-def draw_confusion(scores, names):
-    """Of each class asked for (of real images: true class), the share judged to be of each.
-
-    Of the first two runs that have one.
+    They are the 30 of `images` (N, 28, 28) nearest to a training image: to that of `index` (N,).
     """
-    tables = [(title, result.counts) for title, result in scores.items()
-              if result.counts is not None][:2]
-    figure = Figure(figsize=(3.25 * len(tables), 3.2))
-    panels = figure.subplots(1, len(tables), squeeze=False)[0]
-    for axes, (title, counts) in zip(panels, tables):
-        percent = 100 * counts / counts.sum(1, keepdims=True).clip(1)
-        percent = percent.round().astype(int)
-        axes.imshow(percent, cmap="gray_r", vmin=0, vmax=100)
-        for (i, j), value in np.ndenumerate(percent):
-            if value > 0:
-                axes.text(j, i, value, ha="center", va="center", size=6,
-                          color="w" if value > 50 else "k")
-        axes.set(title=f"{title} [% of row]", xlabel="judged",
-                 ylabel="true" if title == "real" else "asked for")
-        axes.set_xticks(range(10), names, rotation=90)
-        axes.set_yticks(range(10), names)
-    return figure
+    chosen = distance.argsort()[:30]
+    samples = images[chosen].view(3, 10 * 28 * 28)
+    neighbours = training[index[chosen]].view(3, 10 * 28 * 28)
+    return torch.stack((samples, neighbours), 1).view(60, 28, 28)
+
+
+def draw_tiles(path, images, names):
+    """Images uint8 (N, 28, 28), 10 to a row, on a fixed grey scale; `names` beside the rows."""
+    rows = len(images) // 10
+    figure = Figure(figsize=(3.25, 0.1 + 0.26 * rows))
+    axes = figure.subplots()
+    tiles = torchvision.utils.make_grid(images[:, None].cpu(), nrow=10, pad_value=128)[0]
+    axes.imshow(tiles.numpy(), vmin=0, vmax=255, interpolation="nearest")
+    axes.set(frame_on=False, xticks=[])
+    axes.set_yticks(range(16, 16 + 30 * rows, 30), names)
+    axes.tick_params(length=0)
+    save_figure(figure, path)
+
+
+# --------------------------------------------------------------------- what the commands do
+def print_table(results):
+    """A line for each of {run: numbers}, `-` where it lacks a measure."""
+    width = max(24, *(len(name) for name in results))
+    print(" " * width, *(f"{measure:>10}" for measure in COLUMNS))
+    for name, numbers in results.items():
+        cells = [f"{numbers[measure]:10.4f}" if measure in numbers else f"{'-':>10}"
+                 for measure in COLUMNS]
+        print(f"{name:{width}}", *cells)
+
+
+class Ruler:
+    """A data set, its judge and its Reference, each made when it is first asked for."""
+
+    def __init__(self, dataset, args):
+        self.dataset = dataset
+        self.args = args
+        self.device = choose_device(args.no_cuda)
+        data = load_dataset(dataset, args.data_dir)
+        self.training, self.labels, self.test, self.test_labels = (
+            tensor.to(self.device) for tensor in data)
+
+    @functools.cached_property
+    def judge(self):
+        """The Judge and its identity: the committed one, or one that is trained in its place."""
+        path = self.args.judge_dir / f"judge_{self.dataset}.pt"
+        found = load_judge(path, self.device)
+        if found is not None:
+            return found
+        content = {"images": self.training, "labels": self.labels,
+                   "epochs": torch.tensor([self.args.epochs, self.args.seed])}
+        instead = self.args.runs_dir / f"judge_{self.dataset}-{identity(content)[:12]}.pt"
+        print(f"{path} is missing, the judge that comes with the project; scores by another, "
+              f"{instead}, cannot be laid beside the report's")
+        if not instead.exists():
+            self.train(instead)
+        return load_judge(instead, self.device)
+
+    @functools.cached_property
+    def reference(self):
+        """The Reference of the test images."""
+        return make_reference(self.judge[0], self.training, self.test, self.test_labels)
+
+    def train(self, path):
+        """Train a judge of the training images and write its file."""
+        judge = make_judge(self.training, self.labels, dataset=self.dataset,
+                           epochs=self.args.epochs, seed=self.args.seed, title=path.stem)
+        saved = io.BytesIO()  # torch.save itself hides a full disk
+        torch.save(rounded(judge), saved)
+        with replacing(path) as part:
+            part.write_bytes(saved.getvalue())
+
+
+def freeze_judge(args):
+    """--train-judge: write the judge's file and record."""
+    start = time.perf_counter()
+    path = args.out_dir / f"{args.run_name}.pt"
+    if path.exists() and not args.fresh:
+        raise OSError(f"{path} is there, and scores name it: --fresh replaces it by another ruler")
+    taken = fingerprint(args)
+    ruler = Ruler(args.dataset, args)
+    ruler.train(path)
+    judge, sha256 = load_judge(path, ruler.device)
+    _, classes = judged(judge, ruler.test)
+    counts = confusion(ruler.test_labels, classes)
+    numbers = {"accuracy": float(np.trace(counts) / counts.sum()),
+               "bytes": path.stat().st_size}
+    write_record(path.with_suffix(".json"), args, [machine(ruler.device)], numbers, ["accuracy"],
+                 fingerprint=taken, judge=sha256, seconds=time.perf_counter() - start,
+                 parameters={"judge": sum(p.numel() for p in judge.parameters())},
+                 curves={"confusion": counts.tolist()})
+    print(f"{path}: accuracy {numbers['accuracy']:.4f}, SHA-256 {sha256}")
+
+
+def score_planted(args):
+    """--planted: every measure of real images with faults, {"<fault>/<measure>": number}."""
+    start = time.perf_counter()
+    taken = fingerprint(args)
+    ruler = Ruler(args.dataset, args)
+    judge, sha256 = ruler.judge
+    results = {}
+    for fault, (images, labels) in planted(ruler.training, ruler.labels, args.seed).items():
+        images, labels = images.to(ruler.device), labels.to(ruler.device)
+        results[fault] = score(images, labels, judge, ruler.reference, seed=args.seed).numbers
+    print_table(results)
+    numbers = {f"{fault}/{measure}": value for fault, scores in results.items()
+               for measure, value in scores.items()}
+    write_record(args.out_dir / f"{args.run_name}.json", args, [machine(ruler.device)], numbers,
+                 fingerprint=taken, judge=sha256, seconds=time.perf_counter() - start, curves={})
+
+
+def is_done(path, args, **fields):
+    """Whether the record in `path` is of these settings, and of this judge and these samples."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        record = json.loads(path.read_text())
+        wanted = {"settings": settings_of(args), **fields}
+        return all(record.get(name) == value for name, value in wanted.items())
+    return False
+
+
+def score_run(args, rulers):
+    """Score the one run of `args`, with --cas by what classifiers learn; its numbers.
+
+    `rulers` keeps the Ruler of each data set for the next run.
+    """
+    run = args.runs[0]
+    name = name_of(run)
+    real = name if name in ("real_mnist", "real_fashion") and not run.endswith(".npz") else None
+    dataset = args.dataset or dataset_of(name, args.out_dir)
+    if real is None:
+        images, labels = read_samples(find_samples(run, args.runs_dir))
+    if dataset not in rulers:
+        rulers[dataset] = Ruler(dataset, args)
+    ruler = rulers[dataset]
+    if real:
+        images, labels = ruler.training, ruler.labels
+    if args.cas and labels is None:
+        raise OSError(f"{run} has no labels, from which classifiers would learn")
+
+    start = time.perf_counter()
+    judge, sha256 = ruler.judge
+    fields = {"dataset": dataset, "judge": sha256, "samples": sample_identity(images, labels),
+              "fingerprint": fingerprint(args)}
+    path = folder_of(name, args.out_dir) / f"{args.run_name}.json"
+    if is_done(path, args, **fields) and not args.fresh:
+        print(f"{path} is done")
+        return json.loads(path.read_text())["numbers"]
+    if len(images) < COUNT and not real:
+        print(f"{run} has {len(images)} images: with less than {COUNT} the Frechet distance comes "
+              "out too large, and recall too small")
+    images = images.to(ruler.device)
+    labels = None if labels is None else labels.to(ruler.device)
+    curves = {}
+    if args.cas:
+        accuracies = classification_accuracy(images, labels, ruler, args, name)
+        numbers = {"cas": float(np.mean(accuracies)), "cas_sd": float(np.std(accuracies, ddof=1))}
+        curves["cas"] = accuracies
+    else:
+        if real:
+            result = score_real(judge, ruler.reference, seed=args.seed)
+        else:
+            result = score(images, labels, judge, ruler.reference, seed=args.seed)
+        numbers = result.numbers
+        if result.counts is not None:
+            curves["confusion"] = result.counts.tolist()
+        draw_tiles(path.with_name(f"{name}_sheet.pdf"), result.sheet, CLASSES[dataset])
+        draw_tiles(path.with_name(f"{name}_neighbours.pdf"), result.pairs,
+                   ["image", "nearest"] * 3)
+    write_record(path, args, [machine(ruler.device)], numbers, list(numbers)[:2], **fields,
+                 seconds=time.perf_counter() - start, curves=curves)
+    return numbers
+
+
+def runs_of(args):
+    """The runs to score: those named, or all whose samples are in --runs-dir."""
+    if args.runs:
+        return args.runs
+    names = sorted(path.name.removesuffix(ENDING)
+                   for path in args.runs_dir.glob(f"[!.]*{ENDING}"))  # .part-*: being written
+    chosen = [name for name in names
+              if args.dataset in (None, dataset_of(name, args.out_dir))]
+    if not chosen:
+        raise OSError(f"no samples in {args.runs_dir}; to make some: `python vae.py --dataset "
+                      "fashion`, `python gan.py`, `python gan.py --conditional`")
+    return chosen
 
 
 # ------------------------------------------------------- files: the same text in every script
@@ -759,8 +1075,8 @@ def machine(device):
 
 def settings_of(args):
     """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
-    others = ("data_dir", "out_dir", "runs_dir", "resume", "fresh", "log_interval", "no_cuda",
-              "run_name", "command")
+    others = ("data_dir", "out_dir", "runs_dir", "judge_dir", "resume", "fresh", "log_interval",
+              "no_cuda", "run_name", "command", "flags")
     return {name: value for name, value in vars(args).items() if name not in others}
 
 
@@ -861,77 +1177,66 @@ def parse_args(argv=None):
     parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
     group = parser.add_argument_group("what is judged")
     group.add_argument("runs", nargs="*", metavar="RUN",
-                       help="score only these; may be patterns such as 'gan_mlp_*'")
-    group.add_argument("--dataset", choices=CLASSES, default="fashion")
-    group.add_argument("--cas", metavar="PATTERN",
-                       help="the conditional runs that get a cas; default: "
-                            f"{CAS['fashion']}, of MNIST {CAS['mnist']}")
-    group = parser.add_argument_group("training of a judge")
+                       help="names of runs or paths of sample files; default: runs without scores")
+    group.add_argument("--dataset", choices=CLASSES,
+                       help="default: by the run's record or name, else fashion")
+    task = group.add_mutually_exclusive_group()
+    task.add_argument("--cas", action="store_true",
+                      help="instead, the accuracy of classifiers trained on the samples")
+    task.add_argument("--planted", action="store_true",
+                      help="instead, score real images with planted faults")
+    task.add_argument("--train-judge", action="store_true", help="instead, make the judge")
+    group = parser.add_argument_group("training of classifiers")
     group.add_argument("--epochs", type=number(int, 1, 1000), default=12,
-                       help="passes over its images")
+                       help="passes over the images")
     group.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="of all chance")
     group.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
     group = parser.add_argument_group("files")
+    group.add_argument("--judge-dir", type=folder, default=HERE / "plots",
+                       help="where judge_<dataset>.pt is")
     group.add_argument("--data-dir", type=folder, default=HERE / "data", help="torchvision's root")
     group.add_argument("--out-dir", type=folder, default=HERE / "plots",
-                       help="for record and figures")
-    group.add_argument("--runs-dir", type=folder, default=HERE / "runs",
-                       help="where samples and judges are")
+                       help="for records and figures")
+    group.add_argument("--runs-dir", type=folder, default=HERE / "runs", help="where samples are")
+    group.add_argument("--fresh", action="store_true", help="make anew what is there")
     args = parser.parse_args(argv)
-    prefix = "p5_compare"
-    if args.dataset == "mnist":
-        prefix += "_mnist"
-    if args.runs or args.cas:
-        prefix += "_part"
-    return named(args, prefix, ("dataset", "runs", "cas"), parser, argv)
+    args.flags = [word for word in argv if word not in args.runs]
+    if args.runs and (args.planted or args.train_judge):
+        parser.error("--planted and --train-judge take no runs")
+    if args.cas and not args.runs:
+        parser.error("--cas needs the runs whose samples are learned from")
+    if args.dataset is None and (args.planted or args.train_judge):
+        args.dataset = "fashion"
+    chosen = ("runs", "dataset", "cas", "planted", "train_judge", "flags")
+    return named(args, prefix_of(args), chosen, parser, argv)
 
 
-def print_table(scores):
-    """A line for each run, `-` where it lacks a measure."""
-    width = max(24, *(len(name) for name in scores))
-    print(" " * width, *(f"{measure:>13}" for measure in COLUMNS))
-    for name, result in scores.items():
-        cells = [f"{result.numbers[measure]:13.4f}" if measure in result.numbers else f"{'-':>13}"
-                 for measure in COLUMNS]
-        print(f"{name:{width}}", *cells)
+def prefix_of(args):
+    """The stem of a record's name; several runs have one each, that of their own command."""
+    if args.train_judge:
+        return f"judge_{args.dataset}"
+    if args.planted:
+        return f"p5_planted_{args.dataset}"
+    if len(args.runs) == 1:
+        return f"{name_of(args.runs[0])}_{'cas' if args.cas else 'scores'}"
+    return "p5_compare"
 
 
 def main(argv=None):
     args = parse_args(argv)
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device
     with own_settings():
-        start = time.perf_counter()
         prepare_folders(args.out_dir, args.runs_dir)
-        device = choose_device(args.no_cuda)
-        samples = {name: read_samples(args.runs_dir / f"{name}_samples.npz")
-                   for name in choose_runs(args)}
-        data = load_dataset(args.dataset, args.data_dir)
-        training, labels, test, test_labels = (tensor.to(device) for tensor in data)
-        taken = fingerprint(args)
-
-        judge = get_judge(args.runs_dir / f"judge_{args.dataset}.pt", training, labels, args)
-        reference = make_reference(judge, training, test, test_labels)
-        scores = {"real": score_real(judge, reference, seed=args.seed)}
-        for name, (images, asked) in samples.items():
-            images = images.to(device)
-            asked = None if asked is None else asked.to(device)
-            scores[name] = score_run(name, images, asked, judge, reference, args)
-        unit = scores["real"].numbers["frechet"]
-        for result in scores.values():
-            result.numbers["frechet_ratio"] = result.numbers["frechet"] / unit
-
-        print_table(scores)
-        draw_figures(scores, args)
-        numbers = {"judge/accuracy": scores["real"].numbers["agreement"]}
-        curves = {}
-        for name, result in scores.items():
-            numbers |= {f"{name}/{measure}": value for measure, value in result.numbers.items()}
-            if result.counts is not None:
-                curves[f"{name}/confusion"] = result.counts.tolist()
-        headline = [f"{name}/frechet_ratio" for name in RUNS[args.dataset] if name in scores]
-        write_record(args.out_dir / f"{args.run_name}.json", args, [machine(device)], numbers,
-                     ["judge/accuracy", *headline], fingerprint=taken,
-                     seconds=time.perf_counter() - start, curves=curves)
+        if args.train_judge:
+            freeze_judge(args)
+        elif args.planted:
+            score_planted(args)
+        else:
+            rulers, results = {}, {}
+            for run in runs_of(args):
+                results[run] = score_run(parse_args([run, *args.flags]), rulers)
+            if not args.cas:
+                print_table(results)
 
 
 if __name__ == "__main__":
