@@ -1,15 +1,16 @@
-"""Problems 4.3, 5.3 and 5.5 over seeds: what p5_compare.py measured of families of runs.
+"""Problems 4.3, 5.3 and 5.5 over runs and seeds: tables and figures from records and scores alone.
 
     python p5_seeds.py
 
 A family is one command with several seeds: FAMILIES names the run of seed 1, and <run>_seed<k> is
-that of seed k. Read are what the judge said of them and the runs' own records, all under plots/.
-Two families are compared on the seeds that both have, pair by pair: one seed stands for the same
-order of the images and, where the nets are the same, for the same first weights; both had the same
-judge. Intervals are Student's, at 95 %; Frechet distances are compared as ratios, by their
-logarithms. It writes
-    plots/p5_seeds.json     {"<family>/<measure>/mean": number}, also sd, change, change_low, _high
-    plots/p5_seeds_*.pdf    figures; _pictures needs samples in runs/
+that of seed k. Read are the runs' records and the scores that p5_compare.py wrote beside them, all
+under plots/ and all by one judge. Two families are compared on the seeds that both have, pair by
+pair: one seed stands for the same order of the images and, where the nets are the same, for the
+same first weights. Intervals are Student's, at 95 %; Frechet distances are compared as ratios, by
+their logarithms, and "times real images" takes in the error of that unit too. It writes
+    plots/p5_seeds.json     {"<family>/<measure>/mean": number}, also sd, low, high, change,
+                            change_low and change_high
+    plots/p5_seeds_*.pdf    figures
 """
 import argparse
 import contextlib
@@ -99,22 +100,19 @@ COMPARED = {  # a base: the families that differ from it in one point
                         "lever_vae_one_layer", "lever_vae_constant_rate", "lever_vae_batch_128"],
 }
 BASE_OF = {label: base for base, labels in COMPARED.items() for label in labels}
-# Where the judge's words are; the schemes were scored by the judge of the machine they ran on.
-JUDGED_SCHEMES, JUDGED = "sweep/p5_compare_part.json", "p5_compare.json"
+REAL = "real_fashion"  # whose distance is the unit of "times real images"
 YARDSTICK = "vae_fashion_handout_epochs20"  # the run whose distance is the unit of the yardstick
 MEASURES = (
-    "frechet_ratio", "yardstick", "frechet_train", "precision", "recall", "density", "coverage",
-    "tv", "smallest_share", "diversity", "agreement", "agreement_gap", "sharpness",
+    "frechet_ratio", "yardstick", "precision", "recall", "density", "coverage", "c2st", "tv",
+    "smallest_share", "diversity", "agreement", "agreement_gap", "sharpness", "copies",
     "d_real", "d_fake", "g_updates", "d_updates",  # these and what follows are the runs' own
     "test_loss", "test_reconstruction", "test_kl", "mixture_test_loss")
-PICTURES = {
-    "gan_mlp_fashion": "handed out, 24 epochs",
-    "gan_mlp_fashion_updates5000_beta1-0.5": "base",
-    "gan_mlp_fashion_beta1-0": "beta1 0, 24 epochs",
-    "gan_mlp_fashion_updates5000_d-steps5_beta1-0.5": "D : G 5 : 1",
-    "gan_mlp_fashion_updates5000_g-steps5_beta1-0.5": "D : G 1 : 5",
-    "gan_mlp_fashion_g-steps5_beta1-0.5": "D : G 1 : 5, 24 epochs",
+SHOWN = {  # of 5.5 and 5.6: runs whose class shares are drawn
+    "real_fashion": "real", "vae_fashion": "VAE", "gan_fashion": "GAN",
+    "cgan_fashion": "Conditional GAN",
 }
+CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
+           "boot")
 SWINGS = {
     "gan_mlp_fashion": "beta1 0.9, batch 64",
     "gan_mlp_fashion_batch-size256_beta1-0.5": "beta1 0.5, batch 256",
@@ -171,51 +169,52 @@ def run_of(label, seed):
     return f"{run}_seed{seed}"
 
 
-def seeds_of(label, judged):
-    """The seeds of a family that the judge saw, in order; judged: {"<run>/<measure>": value}."""
-    runs = {name.split("/")[0] for name in judged}
-    seeds = []
-    for run in runs:
-        first, _, seed = run.rpartition("_seed")
-        if first == FAMILIES[label] and seed.isdecimal():
-            seeds.append(int(seed))
-    if FAMILIES[label] in runs:
-        seeds.append(1)
-    return sorted(seeds)
+def seeds_of(label, plots):
+    """The seeds of a family that have scores, in order, of 1 to 10."""
+    return [seed for seed in range(1, len(STUDENT) + 2)
+            if find_record(f"{run_of(label, seed)}_scores", plots).exists()]
 
 
-def measures_of(label, seed, judged, plots):
-    """{measure: value} of one run: what the judge said, what its record says, what follows."""
-    start = f"{run_of(label, seed)}/"
-    measures = {name.removeprefix(start): value for name, value in judged.items()
-                if name.startswith(start)}
+def read_scores(run, plots, judge=None):
+    """The scores of a run: {measure: value}, which must be those of the judge with this SHA-256."""
+    path = find_record(f"{run}_scores", plots)
+    record = read_record(path)
+    if judge is not None and record.get("judge") != judge:
+        raise to_be_made(path, "is of another judge than plots/judge_fashion.pt")
+    return record["numbers"]
+
+
+def measures_of(label, seed, plots, judge):
+    """{measure: value} of one run: its scores, its record's numbers, and what follows from them."""
+    run = run_of(label, seed)
     trained = run_of(TRAINED_AS.get(label, label), seed)
+    measures = dict(read_scores(run, plots, judge))
     measures |= read_record(find_record(trained, plots))["numbers"]
-    measures["smallest_share"] = min(measures[f"share_{c}"] for c in range(10))
-    if f"{YARDSTICK}/frechet" in judged:
-        measures["yardstick"] = measures["frechet"] / judged[f"{YARDSTICK}/frechet"]
+    real = read_scores(REAL, plots, judge)
+    measures["frechet_ratio"] = measures["frechet"] / real["frechet"]
+    yardstick = read_scores(YARDSTICK, plots, judge)
+    measures["yardstick"] = measures["frechet"] / yardstick["frechet"]
     if "agreement" in measures:  # the class that falls furthest short of real images
         measures["agreement_gap"] = max(
-            judged[f"real/agreement_{c}"] - measures[f"agreement_{c}"] for c in range(10))
+            real[f"agreement_{c}"] - measures[f"agreement_{c}"] for c in range(10))
     return measures
 
 
 def read_families(plots):
-    """{label: {seed: {measure: value}}} of FAMILIES, from the records under `plots`."""
-    judged = {name: read_record(plots / name)["numbers"] for name in (JUDGED_SCHEMES, JUDGED)}
+    """{label: {seed: {measure: value}}} of FAMILIES, from the records and scores under `plots`."""
+    judge = read_record(plots / "judge_fashion.json").get("judge")
     families = {}
     for label, run in FAMILIES.items():
-        name = JUDGED_SCHEMES if label in SCHEMES else JUDGED
-        seeds = seeds_of(label, judged[name])
-        if not 2 <= len(seeds) <= len(STUDENT) + 1:
-            raise to_be_made(plots / name, f"has {len(seeds)} of the 2 to 10 runs {run} and "
-                                           f"{run}_seed<k> that {label} takes")
+        seeds = seeds_of(label, plots)
+        if len(seeds) < 2:
+            path = find_record(f"{run}_scores", plots)
+            raise to_be_made(path, f"and those of {run}_seed<k> are {len(seeds)} of the 2 to "
+                                   f"{len(STUDENT) + 1} that {label} takes")
         try:
-            families[label] = {seed: measures_of(label, seed, judged[name], plots)
-                               for seed in seeds}
+            families[label] = {seed: measures_of(label, seed, plots, judge) for seed in seeds}
         except KeyError as error:
-            fault = f"or a record of {label}, {run}*, lacks {error}"
-            raise to_be_made(plots / name, fault) from error
+            raise to_be_made(plots, f"has a record of {label}, {run}*, that lacks {error}"
+                             ) from error
     return families
 
 
@@ -246,7 +245,19 @@ def change(family, base, measure):
     return paired(*pair)
 
 
-def summarise(families):
+def times_real(values, unit_error):
+    """Ends of the 95 % interval of a mean of ratios (S,) to the unit, by their logarithms.
+
+    `unit_error` is the unit's standard error as a share of it. The seeds' half width is Student's,
+    the unit's is 1.96 times its error, and both are independent.
+    """
+    logs = np.log(values)
+    of_seeds = STUDENT[len(logs) - 2] * logs.std(ddof=1) / len(logs)**0.5
+    half = np.hypot(of_seeds, 1.96 * unit_error)
+    return np.exp(logs.mean() + half * np.array((-1, 1))).tolist()
+
+
+def summarise(families, unit_error):
     """The record's numbers: of every family and measure mean and sd, and the change to its base."""
     numbers = {}
     for label, family in families.items():
@@ -258,6 +269,10 @@ def summarise(families):
             values = column(family, measure)
             numbers[f"{label}/{measure}/mean"] = values.mean().item()
             numbers[f"{label}/{measure}/sd"] = values.std(ddof=1).item()
+            if measure == "frechet_ratio":
+                low, high = times_real(values, unit_error)
+                numbers[f"{label}/{measure}/low"] = low
+                numbers[f"{label}/{measure}/high"] = high
             if base is not None and measure in base[min(base)]:
                 middle, low, high = change(family, base, measure).tolist()
                 numbers[f"{label}/{measure}/change"] = middle
@@ -271,10 +286,10 @@ def fingerprint(args):
     rng = np.random.default_rng(0)
     families = {label: {seed: {"frechet_ratio": rng.uniform(1, 2), "recall": rng.uniform()}
                         for seed in (1, 2, 3)} for label in FAMILIES}
-    numbers = summarise(families)
+    numbers = summarise(families, unit_error=0.1)
     return [numbers[f"cgan_fashion/{name}"] for name in (
         "recall/mean", "recall/sd", "recall/change", "recall/change_low", "frechet_ratio/change",
-        "frechet_ratio/change_high")]
+        "frechet_ratio/change_high", "frechet_ratio/low")]
 
 
 # ------------------------------------------------------------------------------------ figures
@@ -322,32 +337,49 @@ def draw_pairs(path, families):
     save_figure(figure, path)
 
 
-def draw_pictures(path, pictures):
-    """{title: images uint8 (24, 28, 28)} side by side, 4 in a row, on one fixed grey scale."""
-    figure = Figure(figsize=(6.5, 0.3 + 9.2 / len(pictures)))
-    panels = figure.subplots(1, len(pictures), squeeze=False)[0]
-    for axes, (title, images) in zip(panels, pictures.items()):
-        images = torch.from_numpy(images)[:, None]
-        tiles = torchvision.utils.make_grid(images, nrow=4, pad_value=128)[0]
-        axes.imshow(tiles.numpy(), vmin=0, vmax=255)
-        axes.set(title=title.replace(", ", "\n"), xticks=[], yticks=[], frame_on=False)
+def draw_shares(path, scores):
+    """Shares of the ten classes with their intervals, raw and corrected, against uniform.
+
+    scores: {title: {measure: value}}.
+    """
+    figure = Figure(figsize=(6.5, 2.9))
+    panels = figure.subplots(2, 1, sharex=True, sharey=True)
+    for axes, kind, label in zip(panels, ("share", "corrected"), ("judged", "corrected")):
+        axes.axhline(10, color="0.6", linewidth=0.8, label="uniform")
+        for place, (title, numbers) in enumerate(scores.items()):
+            percent, low, high = (
+                100 * np.array([numbers[f"{kind}_{c}{end}"] for c in range(10)])
+                for end in ("", "_low", "_high"))
+            errors = np.abs((percent - low, high - percent))
+            shift = 0.15 * (place - (len(scores) - 1) / 2)
+            axes.errorbar(np.arange(10) + shift, percent, errors, fmt="os^Dv"[place],
+                          color=f"C{place}", markersize=3.5, linewidth=0.8, label=title)
+        axes.set(ylabel=f"{label} share [%]", xticks=range(10), xticklabels=CLASSES)
+    handles, labels = panels[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(scores) + 1)
     save_figure(figure, path)
 
 
-def read_pictures(path):
-    """The first 24 images uint8 (24, 28, 28) of a sample file."""
-    content = io.BytesIO(path.read_bytes())  # a file that cannot be read is not called damaged
-    try:
-        with np.load(content) as arrays:
-            images = arrays["images"][:24]
-        fit = images.dtype == np.uint8 and images.shape == (24, 28, 28)
-    except MemoryError:
-        raise
-    except Exception:  # NumPy and zipfile raise whatever the damage leads to
-        fit = False
-    if not fit:
-        raise OSError(f"{path} is damaged or no sample file: make it again or delete it")
-    return images
+def draw_confusion(path, tables):
+    """Of each class asked for (of real images: true class), the share judged to be of each.
+
+    tables: {title: counts (10, 10)}.
+    """
+    figure = Figure(figsize=(3.25 * len(tables), 3.2))
+    panels = figure.subplots(1, len(tables), squeeze=False)[0]
+    for axes, (title, counts) in zip(panels, tables.items()):
+        percent = 100 * counts / counts.sum(1, keepdims=True).clip(1)
+        percent = percent.round().astype(int)
+        axes.imshow(percent, cmap="gray_r", vmin=0, vmax=100)
+        for (i, j), value in np.ndenumerate(percent):
+            if value > 0:
+                axes.text(j, i, value, ha="center", va="center", size=6,
+                          color="w" if value > 50 else "k")
+        axes.set(title=f"{title} [% of row]", xlabel="judged",
+                 ylabel="true" if title == "real" else "asked for")
+        axes.set_xticks(range(10), CLASSES, rotation=90)
+        axes.set_yticks(range(10), CLASSES)
+    save_figure(figure, path)
 
 
 # ------------------------------------------------------- files: the same text in every script
@@ -532,7 +564,6 @@ def parse_args(argv=None):
     parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
     parser.add_argument("--out-dir", type=folder, default=HERE / "plots",
                         help="has the records, gets the figures")
-    parser.add_argument("--runs-dir", type=folder, default=HERE / "runs", help="has the samples")
     return named(parser.parse_args(argv), "p5_seeds", (), parser, argv)
 
 
@@ -542,25 +573,24 @@ def main(argv=None):
         start = time.perf_counter()
         prepare_folders(args.out_dir)
         families = read_families(args.out_dir)
-        numbers = summarise(families)
+        scores = {title: read_scores(run, args.out_dir) for run, title in SHOWN.items()}
+        unit_error = scores["real"]["frechet_se"] / scores["real"]["frechet"]
+        numbers = summarise(families, unit_error)
+        numbers["real/unit_error"] = unit_error
         for label in FAMILIES:
             if label not in SCHEMES:
                 means = (f"{measure} {numbers[f'{label}/{measure}/mean']:.3f}"
-                         for measure in ("frechet_ratio", "precision", "recall", "tv"))
+                         for measure in ("frechet_ratio", "precision", "recall", "c2st", "tv"))
                 print(f"{label:26}", *means)
 
         stem = f"{args.out_dir / args.run_name}"
         swings = {title: curve_of(run, "d_fake", args.out_dir) for run, title in SWINGS.items()}
         draw_schemes(Path(f"{stem}_schemes.pdf"), families, swings)
         draw_pairs(Path(f"{stem}_pairs.pdf"), families)
-        samples = {run: args.runs_dir / f"{run}_samples.npz" for run in PICTURES}
-        absent = [path.name for path in samples.values() if not path.exists()]
-        if absent:
-            print(f"{args.run_name}_pictures.pdf is not drawn anew: {args.runs_dir} lacks "
-                  f"{', '.join(absent)} (`python report/run.py` makes them)")
-        else:
-            pictures = {title: read_pictures(samples[run]) for run, title in PICTURES.items()}
-            draw_pictures(Path(f"{stem}_pictures.pdf"), pictures)
+        draw_shares(Path(f"{stem}_shares.pdf"), scores)
+        asked = {title: np.array(curve_of(f"{run}_scores", "confusion", args.out_dir))
+                 for run, title in SHOWN.items() if "agreement" in scores[title]}
+        draw_confusion(Path(f"{stem}_confusion.pdf"), asked)
         headline = [f"{label}/frechet_ratio/mean"
                     for label in ("vae_fashion", "gan_fashion", "cgan_fashion")]
         write_record(Path(f"{stem}.json"), args, [machine(torch.device("cpu"))], numbers, headline,
