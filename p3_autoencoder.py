@@ -1,9 +1,17 @@
-"""Problems 3.2 and 3.3: a corruption process and its denoiser; an autoencoder with two hidden neurons.
+"""Problems 3.2 and 3.3: a corruption process and its denoiser; an autoencoder with two neurons.
 
-    python p3_autoencoder.py                       MNIST; --dataset fashion for Fashion-MNIST
+    python p3_autoencoder.py                        MNIST
+    python p3_autoencoder.py --dataset fashion      Fashion-MNIST
+    python p3_autoencoder.py --resume               go on where a run was stopped
 
-3.3 sets 784-2-784 beside PCA, the best that a linear output can do (Bourlard & Kamp 1988). MSE is per pixel in [0, 1].
-Writes runs/p3_<dataset>.pt (checkpoint), plots/p3_<dataset>.json (record) and plots/p3_<dataset>_*.pdf (figures).
+A run is named after its command: p3_mnist, p3_fashion_epochs10_seed2. It writes
+    runs/<run>.pt              checkpoint, saved after every epoch
+    plots/<run>.json, _*.pdf   record and figures of both problems
+
+3.2 corrupts points of a parabola and trains a denoiser, which Alain & Bengio (2014,
+arXiv:1211.4246) show to find the posterior mean. 3.3 trains 784-2-784 with a linear and with a
+sigmoid output and sets both beside PCA, the best that a linear output can do (Bourlard & Kamp
+1988). Errors are squared, means over images and pixels in [0, 1].
 """
 import argparse
 import contextlib
@@ -30,6 +38,7 @@ if __name__ == "__main__":
 import matplotlib
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torchvision
 from matplotlib.figure import Figure
 from torch import nn
@@ -37,89 +46,103 @@ from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 PIXELS = 28 * 28
+
+# 3.2: points of a parabola
+SIGMA = 0.15  # standard deviation of the Gaussian corruption
+MASKED = 0.25  # probability that masking sets a coordinate to 0
 DENOISER_STEPS = 6000
-QUADRATURE_POINTS = 4001
-SIGMA, MASKED = 0.15, 0.25  # standard deviation of the Gaussian corruption; probability of masking a coordinate
+QUADRATURE_POINTS = 4001  # on the parabola, for the posterior mean
+
+# 3.3: networks by name, and as the figures call them
+TITLES = {"pca": "PCA", "linear": "linear output", "sigmoid": "sigmoid output"}
 
 
-# ------------------------------------------------------------------------------------- 3.2: corruption and denoising
+# ----------------------------------------------------------------- 3.2: corruption, denoising
+def on_parabola(x):
+    """x (N, 1) -> points (x, x^2), (N, 2)."""
+    return x ** torch.tensor([1, 2])
+
+
 def parabola(count):
-    """`count` points (x, x^2) with x uniform on [-1, 1]: (count, 2)."""
-    return (2 * torch.rand(count, 1) - 1) ** torch.tensor([1, 2])
+    """The data set: `count` points (x, x^2) with x uniform on [-1, 1], (count, 2)."""
+    return on_parabola(2 * torch.rand(count, 1) - 1)
 
 
 def corrupt_gaussian(x):
-    """Draw from C(x^ | x) = N(x^; x, SIGMA^2 I), the density exp(-||x^ - x||^2 / (2 SIGMA^2)) / (2 pi SIGMA^2)."""
+    """Draw x^ (N, 2) from C(x^ | x) = N(x^; x, SIGMA^2 I) for points x (N, 2).
+
+    Its density is exp(-||x^ - x||^2 / (2 SIGMA^2)) / (2 pi SIGMA^2).
+    """
     return x + SIGMA * torch.randn_like(x)
 
 
 def corrupt_masking(x):
-    """Draw from C(x^ | x) = prod_j [(1 - MASKED) delta(x^_j - x_j) + MASKED delta(x^_j)]: coordinates set to 0."""
-    return x * (torch.rand_like(x) >= MASKED)
+    """Draw x^ (N, 2) from C(x^ | x), which sets each coordinate of x (N, 2) to 0 or keeps it.
 
-
-def posterior_mean(corrupted):
-    """E[x | x^] under Gaussian corruption of the parabola, by quadrature over x in [-1, 1]: (B, 2) -> (B, 2)."""
-    curve = torch.linspace(-1, 1, QUADRATURE_POINTS, dtype=torch.float64)[:, None] ** torch.tensor([1, 2])  # equally likely points
-    return torch.cat([torch.softmax(-torch.cdist(part, curve).square() / (2 * SIGMA**2), dim=1) @ curve
-                      for part in corrupted.double().split(250)])  # which stay in a CPU's cache
+    C(x^ | x) = prod_j [(1 - MASKED) delta(x^_j - x_j) + MASKED delta(x^_j)].
+    """
+    keep = torch.rand_like(x) >= MASKED
+    return x * keep
 
 
 def train_denoiser(seed):
-    """Least-squares regression of x - x^ on x^; the optimum is E[x | x^] - x^ (Alain & Bengio 2014, theorem 1)."""
+    """A network 2-64-64-2 from corrupted points x^ to the way back, x - x^, by least squares.
+
+    The optimum is E[x | x^] - x^, SIGMA^2 times the gradient of the log density of corrupted
+    points (Alain & Bengio 2014, theorem 1).
+    """
     torch.manual_seed(seed)
-    denoiser = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
+    denoiser = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(),
+                             nn.Linear(64, 2))
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=5e-3, fused=True)
     for _ in range(DENOISER_STEPS):
         optimizer.param_groups[0]["lr"] *= 0.9993  # ends at 7e-5
         clean = parabola(512)
         corrupted = corrupt_gaussian(clean)
-        loss = nn.functional.mse_loss(denoiser(corrupted), clean - corrupted)
+        loss = F.mse_loss(denoiser(corrupted), clean - corrupted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return denoiser
 
 
-def corruption_numbers(denoiser):
-    """Mean squared distance to the clean point from corrupted, denoised and optimally denoised points."""
+def posterior_mean(corrupted):
+    """E[x | x^] of points x^ (N, 2) under Gaussian corruption of the parabola: (N, 2), float64.
+
+    By quadrature: a mean over points x of the parabola, weighted by C(x^ | x).
+    """
+    x = torch.linspace(-1, 1, QUADRATURE_POINTS, dtype=torch.float64)
+    curve = on_parabola(x[:, None])
+    means = []
+    for batch in corrupted.double().split(250):  # whose distances stay in a CPU's cache
+        squared_distance = torch.cdist(batch, curve).square()
+        weight = torch.softmax(-squared_distance / (2 * SIGMA**2), dim=1)
+        means.append(weight @ curve)
+    return torch.cat(means)
+
+
+@torch.no_grad()
+def test_denoiser(denoiser):
+    """Mean squared distances to the clean points, and the denoiser's error relative to the optimum.
+
+    The points are corrupted and not moved, moved by the denoiser, or to the posterior mean.
+    """
     clean = parabola(100_000)
     corrupted = corrupt_gaussian(clean)
-    learned, exact = denoiser(corrupted), posterior_mean(corrupted).float() - corrupted
-    numbers = {"denoiser_relative_error": ((learned - exact).norm() / exact.norm()).item(),
-               "sigma": SIGMA, "masked": MASKED, "points": len(clean)}
-    for name, move in (("corrupted", 0), ("denoised", learned), ("optimal", exact)):
-        numbers[f"{name}_distance"] = (corrupted + move - clean).square().sum(1).mean().item()
-    return numbers
+    learned = denoiser(corrupted)
+    optimal = posterior_mean(corrupted).float() - corrupted
+    error = (learned - optimal).norm() / optimal.norm()
+
+    def distance(points):
+        return (points - clean).square().sum(1).mean().item()
+
+    return {"denoiser_relative_error": error.item(), "sigma": SIGMA, "masked": MASKED,
+            "points": len(clean), "corrupted_distance": distance(corrupted),
+            "denoised_distance": distance(corrupted + learned),
+            "optimal_distance": distance(corrupted + optimal)}
 
 
-def draw_corruption(stem, denoiser):
-    """The data set, corrupted both ways, on the same axes; and the denoiser's displacements over the exact ones."""
-    clean = parabola(600)
-    titles = "original", f"Gaussian noise, $\\sigma$ = {SIGMA}", f"masking, $p$ = {MASKED}"
-    figure = Figure(figsize=(6.5, 1.95))
-    axes = figure.subplots(1, 3, sharex=True, sharey=True)
-    for panel, title, points in zip(axes, titles, (clean, corrupt_gaussian(clean), corrupt_masking(clean))):
-        panel.scatter(*points.T.numpy(), s=3, color="C0", linewidth=0)
-        panel.set(title=title, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
-    save_figure(figure, Path(f"{stem}_corruption.pdf"))
-    grid = torch.cartesian_prod(torch.linspace(-1.4, 1.4, 15), torch.linspace(-0.4, 1.4, 10))
-    exact = posterior_mean(grid).float() - grid
-    near = exact.norm(dim=1) < 3 * SIGMA  # farther out corrupted points are too rare to learn from
-    figure = Figure(figsize=(4.2, 2.5))
-    axes = figure.subplots()
-    curve = np.linspace(-1, 1, 200)
-    axes.plot(curve, curve**2, color="C0", linewidth=3, label="data $y = x^2$")
-    for moves, color, width, label in ((exact, "0.65", 0.012, r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$"),
-                                       (denoiser(grid), "black", 0.003, "learned")):
-        axes.quiver(*torch.cat((grid, moves), dim=1)[near].T.numpy(), angles="xy", scale_units="xy", scale=1,
-                    color=color, width=width, label=label)
-    axes.set(xlabel=r"$\hat x_1$", ylabel=r"$\hat x_2$", aspect="equal")
-    figure.legend(loc="outside upper center", ncols=3)
-    save_figure(figure, Path(f"{stem}_denoiser.pdf"))
-
-
-# ----------------------------------------------------------------------------------- 3.3: one hidden layer, two neurons
+# --------------------------------------------------------------------------------- 3.3: model
 class Autoencoder(nn.Module):
     """784-2-784: two linear hidden neurons, and a linear or a sigmoid output."""
 
@@ -131,84 +154,307 @@ class Autoencoder(nn.Module):
 
     def forward(self, x):
         """x (B, 784) in [0, 1] -> reconstruction (B, 784)."""
-        return self.output(self.decoder(self.encoder(x)))
+        code = self.encoder(x)  # (B, 2)
+        return self.output(self.decoder(code))
 
 
-def pca_network(images):
-    """PCA of `images` (N, 784) as weights of the linear network, and the share of variance its two axes explain."""
-    mean = images.mean(0, dtype=torch.float64)
-    variances, axes = torch.linalg.eigh(images.T.double().cov(correction=0))
-    model, axes = Autoencoder("linear").to(images.device).requires_grad_(False), axes[:, [-1, -2]]
-    for parameter, value in zip(model.parameters(), (axes.T, -axes.T @ mean, axes, mean)):
-        parameter.copy_(value)
-    return model, (variances[-2:].sum() / variances.sum()).item()
+def build_models(seed, device):
+    """{output: network} of a linear and a sigmoid output, and nothing trained."""
+    torch.manual_seed(seed)
+    models = nn.ModuleDict()
+    for output in ("linear", "sigmoid"):
+        models[output] = Autoencoder(output)
+    return models.to(device)
+
+
+# ------------------------------------------------------------------------ 3.3: loss, training
+def loss_function(models, x):
+    """Squared error per pixel of x (B, 784), summed over the networks, which share no weight."""
+    return sum(F.mse_loss(model(x), x) for model in models.values())
+
+
+def learning_rate(args, epoch):
+    """--lr in the first epoch, from which it falls by half a cosine."""
+    cosine = math.cos(math.pi * (epoch - 1) / args.epochs)
+    return args.lr * (0.5 + 0.5 * cosine)
+
+
+def train(models, images, optimizer, args, epoch):
+    """One epoch of both networks over `images` (N, 784) in [0, 1]."""
+    torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on the state before alone
+    optimizer.param_groups[0]["lr"] = learning_rate(args, epoch)
+    order = torch.randperm(len(images)).to(images.device)
+    for x in images[order].split(args.batch_size):
+        loss = loss_function(models, x)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
 @torch.no_grad()
 def mean_squared_error(model, images):
-    """Mean over images (N, 784) and pixels."""
+    """Of the reconstructions of images (N, 784), a mean over images and pixels."""
     return (model(images) - images).square().mean(dtype=torch.float64).item()
 
 
-def nearest_neighbours(model, train_images, train_labels, test_images, k=15):
-    """Labels (N,) that the majority of the k nearest training codes gives to test images; coordinates whitened."""
-    train_codes, test_codes = model.encoder(train_images), model.encoder(test_images)
+def test(models, train_images, test_images):
+    """{linear_train_mse, linear_test_mse, ...} of both networks on both sets, each (N, 784)."""
+    errors = {}
+    for name, model in models.items():
+        errors[f"{name}_train_mse"] = mean_squared_error(model, train_images)
+        errors[f"{name}_test_mse"] = mean_squared_error(model, test_images)
+    return errors
+
+
+# --------------------------------------------------------------- 3.3: PCA, neighbours, angles
+@torch.no_grad()
+def pca_network(images):
+    """PCA of `images` (N, 784) as a linear network, and the share of variance it explains."""
+    mean = images.mean(0, dtype=torch.float64)
+    covariance = images.T.double().cov(correction=0)
+    variances, axes = torch.linalg.eigh(covariance)  # ascending
+    axes = axes[:, [-1, -2]]  # (784, 2), the larger variance first
+    explained = variances[-2:].sum() / variances.sum()
+    model = Autoencoder("linear").to(images.device)
+    model.encoder.weight.copy_(axes.T)
+    model.encoder.bias.copy_(-axes.T @ mean)
+    model.decoder.weight.copy_(axes)
+    model.decoder.bias.copy_(mean)
+    return model, explained.item()
+
+
+def nearest_neighbours(model, train_set, test_images, k=15):
+    """Labels (N,) of test images (N, 784): what most of the k nearest training codes have.
+
+    train_set: images (M, 784), labels (M,). Codes are whitened by their covariance in training,
+    so that an invertible linear map of the codes changes no vote.
+    """
+    train_images, train_labels = train_set
+    train_codes = model.encoder(train_images)
+    test_codes = model.encoder(test_images)
     whiten = torch.linalg.inv(torch.linalg.cholesky(train_codes.T.cov())).T
-    nearest = [torch.cdist(part @ whiten, train_codes @ whiten).topk(min(k, len(train_codes)), largest=False).indices
-               for part in test_codes.split(500)]
+    k = min(k, len(train_codes))
+    nearest = []
+    for codes in test_codes.split(500):  # all distances at once are too many
+        distance = torch.cdist(codes @ whiten, train_codes @ whiten)
+        nearest.append(distance.topk(k, largest=False).indices)
     return train_labels.long()[torch.cat(nearest)].mode(dim=1).values
 
 
-def plane_numbers(name, model, x_train, train_labels, x_test, test_labels):
-    """Errors of a plane on both sets, and k-NN accuracy overall, per class, and with whom a class is confused most."""
-    votes, labels = nearest_neighbours(model, x_train, train_labels, x_test), test_labels.long()
-    numbers = {f"{name}_train_mse": mean_squared_error(model, x_train),
-               f"{name}_test_mse": mean_squared_error(model, x_test),
-               f"{name}_knn_accuracy": (votes == labels).double().mean().item()}
+def plane_numbers(model, train_set, test_set):
+    """Errors on both sets, and how well neighbours in the plane tell the test labels.
+
+    The vote's accuracy overall and by class, and the label each class is most taken for. A set is
+    images (N, 784), labels (N,).
+    """
+    test_images, test_labels = test_set
+    labels = test_labels.long()
+    votes = nearest_neighbours(model, train_set, test_images)
+    numbers = {"train_mse": mean_squared_error(model, train_set[0]),
+               "test_mse": mean_squared_error(model, test_images),
+               "knn_accuracy": (votes == labels).double().mean().item()}
     for label in labels.unique().tolist():
-        numbers[f"{name}_knn_accuracy_{label}"] = (votes[labels == label] == label).double().mean().item()
-        rivals = votes[(labels == label) & (votes != label)].bincount(minlength=10)
-        numbers[f"{name}_confused_{label}"] = rivals.argmax().item()
+        votes_of_class = votes[labels == label]
+        right = votes_of_class == label
+        confusions = votes_of_class[~right].bincount(minlength=10)
+        numbers[f"knn_accuracy_{label}"] = right.double().mean().item()
+        numbers[f"confused_{label}"] = confusions.argmax().item()
     return numbers
 
 
+def whitened_codes(model, images):
+    """Codes (N, 2) of images (N, 784) in float64, centred and with orthonormal columns."""
+    codes = model.encoder(images)
+    return torch.linalg.qr((codes - codes.mean(0)).double()).Q
+
+
 def compare_planes(model, pca, images):
-    """Principal angles [degrees] of the planes, canonical correlations of the codes, a basis rotated near to PCA's."""
-    basis, codes = torch.linalg.qr(model.decoder.weight.double()).Q, [net.encoder(images) for net in (model, pca)]
+    """A network's plane and codes beside PCA's; and a basis (784, 2) of it, rotated near to PCA's.
+
+    Principal angles between the planes that the decoders span, in degrees, and canonical
+    correlations of the codes of `images` (N, 784): 1 where they are each other's affine map.
+    """
+    basis = torch.linalg.qr(model.decoder.weight.double()).Q
     u, cosines, vt = torch.linalg.svd(basis.T @ pca.decoder.weight.double())
-    whitened = [torch.linalg.qr((code - code.mean(0)).double()).Q for code in codes]
-    numbers = {"angle": torch.rad2deg(torch.arccos(cosines.clamp(max=1))),
-               "canonical": torch.linalg.svdvals(whitened[0].T @ whitened[1])}
-    numbers = {f"{key}_{i}": value.item() for key, pair in numbers.items() for i, value in enumerate(pair, 1)}
+    angles = torch.rad2deg(torch.arccos(cosines.clamp(max=1)))
+    products = whitened_codes(model, images).T @ whitened_codes(pca, images)
+    correlations = torch.linalg.svdvals(products)
+    numbers = {"angle_1": angles[0].item(), "angle_2": angles[1].item(),
+               "canonical_1": correlations[0].item(), "canonical_2": correlations[1].item()}
     return numbers, (basis @ u @ vt).float()
 
 
-def draw_embedding(path, planes, labels):
-    """Every test image in each plane, coloured by class; each class is named at its centroid."""
+# ------------------------------------------------------------------------- a run and its results
+def fingerprint(args):
+    """Errors of both networks after two steps of these settings on 64 drawn images, one thread.
+
+    Two steps: the first of the first epoch, the first of the last. A record whose code computes
+    something else today is found by them.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    images = torch.rand(64, PIXELS, generator=torch.Generator().manual_seed(0))
+    models = build_models(args.seed, torch.device("cpu"))
+    optimizer = torch.optim.Adam(models.parameters(), lr=args.lr, fused=True)
+    settings = argparse.Namespace(**vars(args) | {"batch_size": 64})
+    errors = []
+    for epoch in (1, args.epochs):
+        train(models, images, optimizer, settings, epoch)
+        errors += [mean_squared_error(model, images) for model in models.values()]
+    torch.set_num_threads(threads)
+    return errors
+
+
+def fit(models, train_images, test_images, state, args):
+    """Train from the epoch of `state` to the last, saving the state after each."""
+    optimizer = torch.optim.Adam(models.parameters(), lr=args.lr, fused=True)
+    checkpoint = args.runs_dir / f"{args.run_name}.pt"
+    if state["epoch"]:
+        restore({"model": models, "optimizer": optimizer}, state, checkpoint)
+    bar = tqdm(total=args.epochs, initial=state["epoch"], unit="epoch", disable=None)
+    for epoch in range(state["epoch"] + 1, args.epochs + 1):
+        start = time.perf_counter()
+        train(models, train_images, optimizer, args, epoch)
+        errors = test(models, train_images, test_images)
+        if not all(error < 1 for error in errors.values()):  # a black image is nearer than that
+            raise FloatingPointError(f"epoch {epoch} diverged (--lr {args.lr:g}), {epoch - 1} is "
+                                     "kept: lower --lr, under another --run-name or with --fresh")
+        for name, value in errors.items():
+            state["curves"].setdefault(name, []).append(value)
+        state["seconds"] += time.perf_counter() - start
+        state |= {"epoch": epoch, "finished": epoch == args.epochs, "model": models.state_dict(),
+                  "optimizer": optimizer.state_dict()}
+        save_state(checkpoint, state)
+        bar.update()
+        text = "  ".join(f"{name} {value:.5f}" for name, value in errors.items())
+        bar.write(f"epoch {epoch}  {text}", file=sys.stdout)
+    bar.close()
+
+
+def report(models, train_set, test_set, state, args):
+    """Numbers, figures and record of both problems; a set is images (N, 784), labels (N,)."""
+    stem = f"{args.out_dir / args.run_name}"
+    numbers = report_corruption(stem, args.seed)
+    numbers |= report_planes(stem, models, train_set, test_set)
+    parameters = {}
+    for name, model in models.items():
+        parameters[name] = sum(p.numel() for p in model.parameters())
+    headline = ("linear_test_mse", "linear_knn_accuracy")
+    write_record(Path(f"{stem}.json"), args, state["machines"], numbers, headline,
+                 data=state["data"], fingerprint=state["fingerprint"], parameters=parameters,
+                 seconds=state["seconds"], curves=state["curves"])
+    print(f"test error {numbers['linear_test_mse']:.5f} per pixel with a linear output, "
+          f"{numbers['pca_test_mse']:.5f} of PCA; record and figures: {stem}*")
+
+
+def report_corruption(stem, seed):
+    """3.2: train the denoiser, draw both figures; its numbers."""
+    denoiser = train_denoiser(seed)
+    numbers = test_denoiser(denoiser)
+    draw_corruption(Path(f"{stem}_corruption.pdf"))
+    draw_denoiser(Path(f"{stem}_denoiser.pdf"), denoiser)
+    return numbers
+
+
+@torch.no_grad()
+def report_planes(stem, models, train_set, test_set):
+    """3.3: set the trained networks beside PCA, draw the three figures; the numbers of each."""
+    train_images, _ = train_set
+    test_images, test_labels = test_set
+    pca, explained = pca_network(train_images)
+    numbers = {}
+    codes = {}
+    reconstructions = {"test image": test_images[:8]}
+    bases = {}
+    for name, model in {"pca": pca, **models}.items():
+        title = TITLES[name]
+        comparison, basis = compare_planes(model, pca, test_images)
+        measured = plane_numbers(model, train_set, test_set) | comparison
+        numbers |= {f"{name}_{key}": value for key, value in measured.items()}
+        codes[title] = model.encoder(test_images).cpu()
+        reconstructions[title] = model(test_images[:8])
+        bases[title] = 0.5 + 3 * basis.T  # grey where a pixel has no weight
+
+    excess = numbers["linear_train_mse"] / numbers["pca_train_mse"] - 1
+    clamped = models["linear"](test_images).clamp(0, 1)  # as a sigmoid's output is
+    numbers["linear_excess_percent"] = 100 * excess
+    numbers["linear_clamped_test_mse"] = (clamped - test_images).square().mean().item()
+    numbers["pca_variance_explained"] = 100 * explained
+
+    draw_embedding(Path(f"{stem}_embedding.pdf"), codes, test_labels.cpu())
+    draw_rows(Path(f"{stem}_reconstructions.pdf"), reconstructions, width=4.2)
+    draw_rows(Path(f"{stem}_planes.pdf"), bases, width=2.1)
+    return numbers
+
+
+# ------------------------------------------------------------------------------------ figures
+def draw_corruption(path):
+    """3.2: the data set, and the same points corrupted in both ways, on the same axes."""
+    clean = parabola(600)
+    panels = {"original": clean,
+              f"Gaussian noise, $\\sigma$ = {SIGMA}": corrupt_gaussian(clean),
+              f"masking, $p$ = {MASKED}": corrupt_masking(clean)}
+    figure = Figure(figsize=(6.5, 1.95))
+    all_axes = figure.subplots(1, 3, sharex=True, sharey=True)
+    for axes, (title, points) in zip(all_axes, panels.items()):
+        axes.scatter(*points.T.numpy(), s=3, color="C0", linewidth=0)
+        axes.set(title=title, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
+    save_figure(figure, path)
+
+
+@torch.no_grad()
+def draw_denoiser(path, denoiser):
+    """3.2: the denoiser's displacements over the exact ones, on a grid of corrupted points."""
+    grid = torch.cartesian_prod(torch.linspace(-1.4, 1.4, 15), torch.linspace(-0.4, 1.4, 10))
+    exact = posterior_mean(grid).float() - grid
+    learned = denoiser(grid)
+    near = exact.norm(dim=1) < 3 * SIGMA  # farther out points are too rare to learn from
+    tails = grid[near].T.numpy()
+
+    figure = Figure(figsize=(4.2, 2.5))
+    axes = figure.subplots()
+    curve = np.linspace(-1, 1, 200)
+    axes.plot(curve, curve**2, color="C0", linewidth=3, label="data $y = x^2$")
+    to_scale = {"angles": "xy", "scale_units": "xy", "scale": 1}
+    axes.quiver(*tails, *exact[near].T.numpy(), color="0.65", width=0.012,
+                label=r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$", **to_scale)
+    axes.quiver(*tails, *learned[near].T.numpy(), color="black", width=0.003, label="learned",
+                **to_scale)
+    axes.set(xlabel=r"$\hat x_1$", ylabel=r"$\hat x_2$", aspect="equal")
+    figure.legend(loc="outside upper center", ncols=3)
+    save_figure(figure, path)
+
+
+def draw_embedding(path, codes, labels):
+    """3.3: {title: codes (N, 2)} side by side, coloured by `labels` (N,), classes named."""
     figure = Figure(figsize=(6.5, 2.8))
-    axes = figure.subplots(1, len(planes))
-    for panel, (title, codes) in zip(axes, planes.items()):
-        points = panel.scatter(*codes.T.numpy(), c=labels.numpy(), cmap="tab10", vmin=0, vmax=9, s=1.5, linewidth=0,
-                               rasterized=True)
-        for label in labels.unique().tolist():
-            panel.text(*codes[labels == label].mean(0).tolist(), str(label), ha="center", va="center", size=6,
-                       bbox={"boxstyle": "circle,pad=0.1", "facecolor": "white", "linewidth": 0.5})
+    all_axes = figure.subplots(1, len(codes))
+    classes = labels.unique().tolist()
+    for axes, (title, points) in zip(all_axes, codes.items()):
+        dots = axes.scatter(*points.T.numpy(), c=labels.numpy(), cmap="tab10", vmin=0, vmax=9,
+                            s=1.5, linewidth=0, rasterized=True)
+        for label in classes:
+            x, y = points[labels == label].mean(0).tolist()
+            circle = {"boxstyle": "circle,pad=0.1", "facecolor": "white", "linewidth": 0.5}
+            axes.text(x, y, str(label), ha="center", va="center", size=6, bbox=circle)
         unit = "component" if title == "PCA" else "hidden neuron"
-        panel.set(title=title, xlabel=f"{unit} 1", ylabel=f"{unit} 2")
-    handles, names = points.legend_elements(num=labels.unique().tolist(), fmt="{x:.0f}")
+        axes.set(title=title, xlabel=f"{unit} 1", ylabel=f"{unit} 2")
+    handles, names = dots.legend_elements(num=classes, fmt="{x:.0f}")
     figure.legend(handles, names, title="label", loc="outside lower center", ncols=10)
     save_figure(figure, path)
 
 
 def draw_rows(path, rows, width):
-    """Rows {name: images (n, 784) in [0, 1]} under each other, on one fixed grey scale."""
-    images = torch.stack(list(rows.values()))
-    tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28), images.shape[1], pad_value=0.5)[0]
-    figure = Figure(figsize=(width, 0.8 * width * len(rows) / images.shape[1]))
+    """3.3: {name: images (n, 784)} under each other, on one grey scale from 0 to 1."""
+    images = torch.stack(list(rows.values())).cpu()  # (rows, n, 784)
+    columns = images.shape[1]
+    tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28), columns, pad_value=0.5)[0]
+    figure = Figure(figsize=(width, 0.8 * width * len(rows) / columns))
     axes = figure.subplots()
-    axes.imshow(tiles.cpu().numpy(), vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(tiles.numpy(), vmin=0, vmax=1, interpolation="nearest")
+    names = [name.replace(" ", "\n") for name in rows]
     axes.set(xticks=[], frame_on=False)
-    axes.set_yticks([16 + 30 * row for row in range(len(rows))], [name.replace(" ", "\n") for name in rows])
+    axes.set_yticks(range(16, 16 + 30 * len(names), 30), names)
     save_figure(figure, path)
 
 
@@ -569,115 +815,26 @@ def add_file_flags(parser):
 # ------------------------------------------------------------------------------- command line
 def parse_args(argv=None):
     """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
     parser.add_argument("--dataset", choices=("mnist", "fashion"), default="mnist")
-    parser.add_argument("--epochs", type=number(int, 1, 100_000), default=30, help="passes over the images")
-    parser.add_argument("--batch-size", type=number(int, 1, 60_000), default=128, help="images in a mini-batch")
+    parser.add_argument("--epochs", type=number(int, 1, 100_000), default=30,
+                        help="passes over the images")
+    parser.add_argument("--batch-size", type=number(int, 1, 60_000), default=128,
+                        help="images in a mini-batch")
     parser.add_argument("--lr", type=number(float, 1e-9, 1e3), default=1e-2,
                         help="of Adam at first; it falls by half a cosine, epoch by epoch")
     parser.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="of all chance")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
     add_file_flags(parser)
-    argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     return named(args, f"p3_{args.dataset}", ("dataset",), parser, argv)
 
 
-def train(models, images, optimizer, args, epoch):
-    """One epoch of both networks over `images` (N, 784), at a rate that falls by half a cosine."""
-    torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on the state before alone
-    cosine = math.cos(math.pi * (epoch - 1) / args.epochs)
-    optimizer.param_groups[0]["lr"] = args.lr * (0.5 + 0.5 * cosine)
-    for x in images[torch.randperm(len(images)).to(images.device)].split(args.batch_size):
-        loss = sum(nn.functional.mse_loss(model(x), x) for model in models.values())  # they share no weight
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
-def build(seed, device):
-    """{output: network} of a linear and a sigmoid output, and nothing trained."""
-    torch.manual_seed(seed)
-    return nn.ModuleDict({output: Autoencoder(output) for output in ("linear", "sigmoid")}).to(device)
-
-
-def fingerprint(args):
-    """Errors of both networks on 64 drawn images after the first and the last epoch's first step."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    images = torch.rand(64, PIXELS, generator=torch.Generator().manual_seed(0))
-    models = build(args.seed, torch.device("cpu"))
-    optimizer = torch.optim.Adam(models.parameters(), lr=args.lr, fused=True)
-    settings = argparse.Namespace(**vars(args) | {"batch_size": 64})
-    errors = []
-    for epoch in (1, args.epochs):
-        train(models, images, optimizer, settings, epoch)
-        errors += [mean_squared_error(model, images) for model in models.values()]
-    torch.set_num_threads(threads)
-    return errors
-
-
-def fit(models, train_images, test_images, state, args, device):
-    """Train from the epoch of `state` to the last, saving the state after each."""
-    optimizer = torch.optim.Adam(models.parameters(), lr=args.lr, fused=True)
-    checkpoint = args.runs_dir / f"{args.run_name}.pt"
-    if state["epoch"]:
-        restore({"model": models, "optimizer": optimizer}, state, checkpoint)
-    bar = tqdm(total=args.epochs, initial=state["epoch"], unit="epoch", disable=None)
-    for epoch in range(state["epoch"] + 1, args.epochs + 1):
-        start = time.perf_counter()
-        train(models, train_images, optimizer, args, epoch)
-        errors = {f"{name}_{split}_mse": mean_squared_error(model, images)
-                  for name, model in models.items()
-                  for split, images in (("train", train_images), ("test", test_images))}
-        if not all(error < 1 for error in errors.values()):  # pixels and a black image differ by less
-            raise FloatingPointError(f"epoch {epoch} diverged (--lr {args.lr:g}), {epoch - 1} is kept: lower "
-                                     "--lr, under another --run-name or with --fresh")
-        for name, value in errors.items():
-            state["curves"].setdefault(name, []).append(value)
-        state["seconds"] += time.perf_counter() - start
-        state |= {"epoch": epoch, "finished": epoch == args.epochs, "model": models.state_dict(),
-                  "optimizer": optimizer.state_dict()}
-        save_state(checkpoint, state)
-        bar.update()
-        text = "  ".join(f"{name} {value:.5f}" for name, value in errors.items())
-        bar.write(f"epoch {epoch}  {text}", file=sys.stdout)
-    bar.close()
-
-
-def report(models, data, state, args, device):
-    """Both questions' numbers and figures, and the record; data: as load_dataset gives them."""
-    stem = f"{args.out_dir / args.run_name}"
-    train_labels, test_labels = data[1].to(device), data[3].to(device)
-    x_train, x_test = (images.to(device).view(-1, PIXELS).float().div_(255) for images in data[::2])
-    denoiser = train_denoiser(args.seed).requires_grad_(False)
-    numbers = corruption_numbers(denoiser)
-    draw_corruption(stem, denoiser)
-    pca, explained = pca_network(x_train)
-    codes, rows, bases = {}, {"test image": x_test[:8]}, {}
-    planes = {"PCA": pca, "linear output": models["linear"], "sigmoid output": models["sigmoid"]}
-    for title, model in planes.items():
-        name, model = title.split()[0].lower(), model.requires_grad_(False)
-        numbers |= plane_numbers(name, model, x_train, train_labels, x_test, test_labels)
-        comparison, basis = compare_planes(model, pca, x_test)
-        numbers |= {f"{name}_{key}": value for key, value in comparison.items()}
-        codes[title], rows[title], bases[title] = model.encoder(x_test).cpu(), model(x_test[:8]), basis.T
-    excess = numbers["linear_train_mse"] / numbers["pca_train_mse"] - 1
-    clamped = models["linear"](x_test).clamp(0, 1)
-    numbers |= {"linear_excess_percent": 100 * excess,
-                "linear_clamped_test_mse": (clamped - x_test).square().mean().item(),
-                "pca_variance_explained": 100 * explained}
-    draw_embedding(Path(f"{stem}_embedding.pdf"), codes, data[3])
-    draw_rows(Path(f"{stem}_reconstructions.pdf"), rows, width=4.2)
-    draw_rows(Path(f"{stem}_planes.pdf"), {name: 0.5 + 3 * basis for name, basis in bases.items()}, width=2.1)
-    write_record(Path(f"{stem}.json"), args, state["machines"], numbers,
-                 ("linear_test_mse", "linear_knn_accuracy"), data=state["data"],
-                 fingerprint=state["fingerprint"],
-                 parameters={name: sum(p.numel() for p in model.parameters())
-                             for name, model in models.items()},
-                 seconds=state["seconds"], curves=state["curves"])
-    print("  ".join(f"{name} {value:.4g}" for name, value in numbers.items() if name[-1].isalpha()))
+def flatten(images, device):
+    """uint8 (N, 28, 28) -> float32 (N, 784) in [0, 1] on `device`."""
+    return images.to(device).view(-1, PIXELS).float().div_(255)
 
 
 def main(argv=None):
@@ -686,13 +843,17 @@ def main(argv=None):
         prepare_folders(args.out_dir, args.runs_dir)
         device = choose_device(args.no_cuda)
         data = load_dataset(args.dataset, args.data_dir)
+        train_images = flatten(data[0], device)
+        train_labels = data[1].to(device)
+        test_images = flatten(data[2], device)
+        test_labels = data[3].to(device)
         state = open_run(args, checksum(data), device)
         if state["epoch"] == 0:
             state["fingerprint"] = fingerprint(args)
-        x_train, x_test = (images.to(device).view(-1, PIXELS).float().div_(255) for images in data[::2])
-        models = build(args.seed, device)
-        fit(models, x_train, x_test, state, args, device)
-        report(models, data, state, args, device)
+
+        models = build_models(args.seed, device)
+        fit(models, train_images, test_images, state, args)
+        report(models, (train_images, train_labels), (test_images, test_labels), state, args)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""p3_autoencoder.py: corruption and its exact denoiser, PCA, principal angles, neighbours, and the command."""
+"""p3_autoencoder.py: corruption and its exact denoiser, PCA, angles, neighbours, the command."""
 import json
 import math
 
@@ -10,20 +10,23 @@ import p3_autoencoder as p3
 
 
 def test_posterior_mean_is_tweedies_formula():
-    """E[x | x^] - x^ = sigma^2 grad log p_sigma(x^), the right-hand side by autograd of the log density."""
+    """E[x | x^] - x^ = sigma^2 grad log p_sigma(x^), the gradient by autograd."""
     corrupted = torch.randn(50, 2, dtype=torch.float64, requires_grad=True)
     t = torch.linspace(-1, 1, 4001, dtype=torch.float64)
     curve = torch.stack((t, t**2), dim=1)
-    log_density = torch.logsumexp(-(corrupted[:, None] - curve).square().sum(2) / (2 * p3.SIGMA**2), dim=1)
+    squared_distance = (corrupted[:, None] - curve).square().sum(2)
+    log_density = torch.logsumexp(-squared_distance / (2 * p3.SIGMA**2), dim=1)
     score, = torch.autograd.grad(log_density.sum(), corrupted)
-    torch.testing.assert_close(p3.posterior_mean(corrupted.detach()) - corrupted.detach(), p3.SIGMA**2 * score)
+    points = corrupted.detach()
+    torch.testing.assert_close(p3.posterior_mean(points) - points, p3.SIGMA**2 * score)
 
 
 def test_gaussian_corruption_has_the_stated_moments():
     torch.manual_seed(0)
     noise = p3.corrupt_gaussian(torch.zeros(100_000, 2))
     assert noise.mean(0).abs().max() < 5 * p3.SIGMA / math.sqrt(100_000)
-    torch.testing.assert_close(noise.T.cov(), p3.SIGMA**2 * torch.eye(2), atol=5 * p3.SIGMA**2 / 300, rtol=0)
+    covariance = p3.SIGMA**2 * torch.eye(2)
+    torch.testing.assert_close(noise.T.cov(), covariance, atol=5 * p3.SIGMA**2 / 300, rtol=0)
 
 
 def test_masking_keeps_or_zeroes_each_coordinate_alone():
@@ -32,8 +35,9 @@ def test_masking_keeps_or_zeroes_each_coordinate_alone():
     corrupted = p3.corrupt_masking(clean)
     masked = corrupted == 0
     assert torch.equal(corrupted[~masked], clean[~masked])
-    for share, expected in ((masked[:, 0], p3.MASKED), (masked[:, 1], p3.MASKED), (masked.all(1), p3.MASKED**2)):
-        assert abs(share.double().mean() - expected) < 5 * math.sqrt(expected / 100_000)
+    for found, expected in ((masked[:, 0], p3.MASKED), (masked[:, 1], p3.MASKED),
+                            (masked.all(1), p3.MASKED**2)):
+        assert abs(found.double().mean() - expected) < 5 * math.sqrt(expected / 100_000)
 
 
 def test_parabola():
@@ -48,18 +52,18 @@ def images():
 
 
 def test_pca_is_the_singular_value_decomposition(images):
-    with torch.no_grad():
-        pca, explained = p3.pca_network(images)
-    _, singular, vt = np.linalg.svd(images.double().numpy() - images.double().numpy().mean(0), full_matrices=False)
+    pca, explained = p3.pca_network(images)
+    pixels = images.double().numpy()
+    _, singular, vt = np.linalg.svd(pixels - pixels.mean(0), full_matrices=False)
     discarded = (singular[2:] ** 2).sum() / images.numel()
     assert p3.mean_squared_error(pca, images) == pytest.approx(discarded, rel=1e-4)
     assert explained == pytest.approx((singular[:2] ** 2).sum() / (singular**2).sum(), rel=1e-6)
-    assert np.allclose(np.abs(np.diag(vt[:2] @ pca.decoder.weight.detach().numpy())), 1, atol=1e-5)
+    cosines = np.diag(vt[:2] @ pca.decoder.weight.detach().numpy())
+    assert np.allclose(np.abs(cosines), 1, atol=1e-5)
 
 
 def test_pca_is_a_stationary_point_of_the_linear_network(images):
     pca, _ = p3.pca_network(images)
-    pca.requires_grad_(True)
     torch.nn.functional.mse_loss(pca(images), images).backward()
     assert max(parameter.grad.abs().max() for parameter in pca.parameters()) < 1e-6
 
@@ -67,15 +71,18 @@ def test_pca_is_a_stationary_point_of_the_linear_network(images):
 def test_planes_of_a_known_rotation():
     axes = torch.linalg.qr(torch.randn(p3.PIXELS, 4)).Q
     pca, model = p3.Autoencoder(), p3.Autoencoder()
-    tilted = math.cos(0.3) * axes[:, 1] + math.sin(0.3) * axes[:, 2]  # one axis kept, the other turned by 0.3 rad
+    kept = axes[:, 0]
+    tilted = math.cos(0.3) * axes[:, 1] + math.sin(0.3) * axes[:, 2]  # the other, by 0.3 rad
     with torch.no_grad():
         pca.decoder.weight.copy_(axes[:, :2])
-        model.decoder.weight.copy_(torch.stack((axes[:, 0] - 2 * tilted, 3 * axes[:, 0] + tilted), dim=1))
+        model.decoder.weight.copy_(torch.stack((kept - 2 * tilted, 3 * kept + tilted), dim=1))
         model.encoder.weight.copy_(torch.tensor([[2.0, 1.0], [-1.0, 3.0]]) @ pca.encoder.weight)
         numbers, basis = p3.compare_planes(model, pca, torch.rand(100, p3.PIXELS))
-        assert sorted((numbers["angle_1"], numbers["angle_2"])) == pytest.approx([0, math.degrees(0.3)], abs=0.05)
-        assert (numbers["canonical_1"], numbers["canonical_2"]) == pytest.approx((1, 1))  # the codes are affine maps
-        torch.testing.assert_close(basis, torch.stack((axes[:, 0], tilted), dim=1), atol=1e-5, rtol=0)
+        angles = sorted((numbers["angle_1"], numbers["angle_2"]))
+        assert angles == pytest.approx([0, math.degrees(0.3)], abs=0.05)
+        correlations = numbers["canonical_1"], numbers["canonical_2"]
+        assert correlations == pytest.approx((1, 1))  # the codes are each other's affine map
+        torch.testing.assert_close(basis, torch.stack((kept, tilted), dim=1), atol=1e-5, rtol=0)
         model.encoder.weight[1] = torch.randn(p3.PIXELS)
         numbers, _ = p3.compare_planes(model, pca, torch.rand(100, p3.PIXELS))
     assert numbers["canonical_1"] > 0.9 > numbers["canonical_2"]
@@ -86,8 +93,9 @@ def test_nearest_neighbours_against_a_double_loop():
     model, train, test = p3.Autoencoder(), torch.rand(60, p3.PIXELS), torch.rand(20, p3.PIXELS)
     labels = torch.randint(10, (60,))
     with torch.no_grad():
-        votes = p3.nearest_neighbours(model, train, labels, test, k=5)
-        codes, queries = model.encoder(train).double().numpy(), model.encoder(test).double().numpy()
+        votes = p3.nearest_neighbours(model, (train, labels), test, k=5)
+        codes = model.encoder(train).double().numpy()
+        queries = model.encoder(test).double().numpy()
     precision = np.linalg.inv(np.cov(codes.T))
     for query, vote in zip(queries, votes):
         distance = [(query - code) @ precision @ (query - code) for code in codes]
@@ -105,18 +113,19 @@ def test_the_command_writes_everything(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(p3, "DENOISER_STEPS", 500)
     p3.main(["--epochs", "3", "--batch-size", "64", *folders])
     name = "p3_mnist_epochs3_batch-size64"
-    names = ["linear_train_mse", "linear_test_mse", "sigmoid_train_mse", "sigmoid_test_mse", "pca_train_mse",
-             "pca_test_mse", "linear_knn_accuracy", "sigmoid_knn_accuracy", "pca_knn_accuracy"]
+    names = {f"{model}_{kind}" for model in ("linear", "sigmoid", "pca")
+             for kind in ("train_mse", "test_mse", "knn_accuracy")}
     record = json.loads((tmp_path / f"plots/{name}.json").read_text())
-    assert not [name for name in names if name not in record["numbers"]]
+    assert names <= record["numbers"].keys()
     assert all(len(curve) == 3 for curve in record["curves"].values())
     assert record["parameters"] == {"linear": 784 * 4 + 2 + 784, "sigmoid": 784 * 4 + 2 + 784}
     numbers = record["numbers"]
-    assert numbers["pca_train_mse"] < numbers["linear_train_mse"]  # nothing linear beats PCA where it is fitted
-    assert numbers["optimal_distance"] <= numbers["denoised_distance"] < numbers["corrupted_distance"]
+    assert numbers["pca_train_mse"] < numbers["linear_train_mse"]  # nothing linear beats PCA there
+    assert (numbers["optimal_distance"] <= numbers["denoised_distance"]
+            < numbers["corrupted_distance"])
     figures = {path.name for path in (tmp_path / "plots").glob("*.pdf")}
-    assert figures == {f"{name}_{kind}.pdf" for kind in ("corruption", "denoiser", "embedding", "planes",
-                                                         "reconstructions")}
+    assert figures == {f"{name}_{kind}.pdf" for kind in (
+        "corruption", "denoiser", "embedding", "planes", "reconstructions")}
 
 
 def test_the_fingerprint_moves_with_the_settings():
