@@ -64,7 +64,9 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 COUNT = 10_000  # images of a run that are compared
 NEAR, WIDE = 3, 5  # neighbours that set the radii of precision and recall; of density and coverage
-PUPILS = 5  # classifiers that learn from a run's samples
+PUPILS = 5  # classifiers that learn from a run's samples, with --cas, each for PUPIL_EPOCHS
+PUPIL_EPOCHS = 4
+COPY_DISTANCE = "copy distance"  # in a judge's file, beside its weights
 CLASSES = {"mnist": tuple("0123456789"),
            "fashion": ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
                        "sneaker", "bag", "boot")}
@@ -137,13 +139,15 @@ def make_judge(images, labels, *, dataset, epochs, seed, title=None):
     return judge.eval()
 
 
-def rounded(judge):
+def frozen(judge, copy_distance):
     """{name: tensor} of a judge: weights in half precision, what BatchNorm counted as it is.
 
-    These are a judge's file, 0.8 MB, and what its identity is taken of.
+    With the distance below which a sample is a copy, these are a judge's file, 0.8 MB, and what
+    its identity is taken of.
     """
-    return {name: tensor if "running_" in name or "num_batches" in name else tensor.half()
-            for name, tensor in judge.state_dict().items()}
+    tensors = {name: tensor if "running_" in name or "num_batches" in name else tensor.half()
+               for name, tensor in judge.state_dict().items()}
+    return tensors | {COPY_DISTANCE: torch.tensor(copy_distance, dtype=torch.float64)}
 
 
 def identity(tensors):
@@ -156,7 +160,7 @@ def identity(tensors):
 
 
 def load_judge(path, device):
-    """The Judge in `path` and its identity; None where there is no file.
+    """The Judge in `path`, its copy distance and its identity; None where there is no file.
 
     OSError where the file is damaged or of other layers.
     """
@@ -166,13 +170,15 @@ def load_judge(path, device):
     judge = Judge().to(device, memory_format=torch.channels_last)
     try:
         tensors = torch.load(content, map_location=device, weights_only=True)
-        judge.load_state_dict(tensors)
+        weights = {name: tensor for name, tensor in tensors.items() if name != COPY_DISTANCE}
+        judge.load_state_dict(weights)
+        copy_distance = tensors[COPY_DISTANCE].item()
     except MemoryError:
         raise
     except Exception as error:  # torch.load raises whatever the damage leads to
         raise OSError(f"{path} is damaged or no judge: take the project's own, or delete it and "
                       "one is trained") from error
-    return judge.eval(), identity(tensors)
+    return judge.eval(), copy_distance, identity(tensors)
 
 
 @torch.no_grad()
@@ -284,9 +290,9 @@ class Detective(nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(1, 32, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
-            nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
-            nn.Flatten(), nn.Linear(64 * 7 * 7, 1))
+            nn.Conv2d(1, 16, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Flatten(), nn.Linear(32 * 7 * 7, 1))
 
     def forward(self, x):
         return self.layers(x)
@@ -424,8 +430,7 @@ class Reference:
     counts: np.ndarray  # their confusion() (10, 10)
     spread: np.ndarray  # their spread() (10,)
     steepness: float
-    nearest: tuple  # nearest_training() of the first COUNT
-    close: float  # a sample nearer than this to a training image counts as a copy
+    copy_distance: float  # a sample nearer than this to a training image counts as a copy
 
 
 @dataclass
@@ -437,23 +442,18 @@ class Score:
     pairs: torch.Tensor  # uint8 (60, 28, 28), see pair_up
 
 
-def make_reference(judge, training, test, test_labels):
+def make_reference(judge, copy_distance, training, test, test_labels):
     """The Reference of training and test images uint8 (N, 28, 28), and test labels (N,)."""
     features, classes = judged(judge, test)
     near, wide = radii(features)
-    distance, index = nearest_training(test[:COUNT], training)
     return Reference(
         training=training, test=test, test_labels=test_labels, features=features, near=near,
         wide=wide, counts=confusion(test_labels, classes), spread=spread(features, classes),
-        steepness=steepness(test), nearest=(distance, index),
-        close=distance.quantile(0.01).item())
+        steepness=steepness(test), copy_distance=copy_distance)
 
 
-def score(images, labels, judge, reference, *, seed, nearest=None):
-    """The Score of one run: images uint8 (N, 28, 28), labels (N,) asked for or None.
-
-    `nearest` is nearest_training() of the first COUNT images where it is known already.
-    """
+def score(images, labels, judge, reference, *, seed):
+    """The Score of one run: images uint8 (N, 28, 28), labels (N,) asked for or None."""
     counts = None
     if labels is not None:
         _, classes = judged(judge, images)
@@ -477,13 +477,12 @@ def score(images, labels, judge, reference, *, seed, nearest=None):
         for c in range(10):
             if counts[c].any():
                 numbers[f"agreement_{c}"] = counts[c, c] / counts[c].sum()
-    if nearest is None:
-        nearest = nearest_training(images, reference.training)
-    numbers["copies"] = (nearest[0] < reference.close).float().mean().item()
+    distance, index = nearest_training(images, reference.training)
+    numbers["copies"] = (distance < reference.copy_distance).float().mean().item()
 
     finite = {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
     return Score(finite, counts, sheet=make_sheet(images, classes),
-                 pairs=pair_up(images, *nearest, reference.training))
+                 pairs=pair_up(images, distance, index, reference.training))
 
 
 def score_real(judge, reference, *, seed):
@@ -491,8 +490,7 @@ def score_real(judge, reference, *, seed):
 
     So distances, neighbours and the two-sample test are those of training images, in sixths.
     """
-    real = score(reference.test, reference.test_labels, judge, reference, seed=seed,
-                 nearest=reference.nearest)
+    real = score(reference.test, reference.test_labels, judge, reference, seed=seed)
     features, _ = judged(judge, reference.training)
     real.numbers["frechet"], real.numbers["frechet_se"] = real_unit(
         features, reference.features, seed)
@@ -505,7 +503,6 @@ def score_real(judge, reference, *, seed):
     accuracies = two_sample_test(reference.training[sixths[0]], reference.test, seed=seed)
     real.numbers["c2st"] = float(np.mean(accuracies))
     real.numbers["c2st_sd"] = float(np.std(accuracies, ddof=1))
-    real.numbers["copies"] = 0.01  # by the definition of Reference.close
     return real
 
 
@@ -517,7 +514,7 @@ def classification_accuracy(images, labels, ruler, args, title):
     """
     accuracies = []
     for seed in range(args.seed, args.seed + PUPILS):
-        pupil = make_judge(images, labels, dataset=ruler.dataset, epochs=args.epochs, seed=seed,
+        pupil = make_judge(images, labels, dataset=ruler.dataset, epochs=PUPIL_EPOCHS, seed=seed,
                            title=f"{title}, seed {seed}")
         _, classes = judged(pupil, ruler.test)
         accuracies.append((classes == ruler.test_labels).float().mean().item())
@@ -766,7 +763,7 @@ class Ruler:
 
     @functools.cached_property
     def judge(self):
-        """The Judge and its identity: the committed one, or one that is trained in its place."""
+        """What load_judge gives: of the committed file, or of one that is trained in its place."""
         path = self.args.judge_dir / f"judge_{self.dataset}.pt"
         found = load_judge(path, self.device)
         if found is not None:
@@ -783,14 +780,17 @@ class Ruler:
     @functools.cached_property
     def reference(self):
         """The Reference of the test images."""
-        return make_reference(self.judge[0], self.training, self.test, self.test_labels)
+        judge, copy_distance, _ = self.judge
+        return make_reference(judge, copy_distance, self.training, self.test, self.test_labels)
 
     def train(self, path):
         """Train a judge of the training images and write its file."""
         judge = make_judge(self.training, self.labels, dataset=self.dataset,
                            epochs=self.args.epochs, seed=self.args.seed, title=path.stem)
+        distance, _ = nearest_training(self.test[:COUNT], self.training)
+        copy_distance = distance.quantile(0.01).item()
         saved = io.BytesIO()  # torch.save itself hides a full disk
-        torch.save(rounded(judge), saved)
+        torch.save(frozen(judge, copy_distance), saved)
         with replacing(path) as part:
             part.write_bytes(saved.getvalue())
 
@@ -804,11 +804,11 @@ def freeze_judge(args):
     taken = fingerprint(args)
     ruler = Ruler(args.dataset, args)
     ruler.train(path)
-    judge, sha256 = load_judge(path, ruler.device)
+    judge, copy_distance, sha256 = load_judge(path, ruler.device)
     _, classes = judged(judge, ruler.test)
     counts = confusion(ruler.test_labels, classes)
     numbers = {"accuracy": float(np.trace(counts) / counts.sum()),
-               "bytes": path.stat().st_size}
+               "copy_distance": copy_distance, "bytes": path.stat().st_size}
     write_record(path.with_suffix(".json"), args, [machine(ruler.device)], numbers, ["accuracy"],
                  fingerprint=taken, judge=sha256, seconds=time.perf_counter() - start,
                  parameters={"judge": sum(p.numel() for p in judge.parameters())},
@@ -821,7 +821,7 @@ def score_planted(args):
     start = time.perf_counter()
     taken = fingerprint(args)
     ruler = Ruler(args.dataset, args)
-    judge, sha256 = ruler.judge
+    judge, _, sha256 = ruler.judge
     results = {}
     for fault, (images, labels) in planted(ruler.training, ruler.labels, args.seed).items():
         images, labels = images.to(ruler.device), labels.to(ruler.device)
@@ -862,7 +862,7 @@ def score_run(args, rulers):
         raise OSError(f"{run} has no labels, from which classifiers would learn")
 
     start = time.perf_counter()
-    judge, sha256 = ruler.judge
+    judge, _, sha256 = ruler.judge
     fields = {"dataset": dataset, "judge": sha256, "samples": sample_identity(images, labels),
               "fingerprint": fingerprint(args)}
     path = folder_of(name, args.out_dir) / f"{args.run_name}.json"

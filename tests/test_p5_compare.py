@@ -47,6 +47,21 @@ def home(tmp_path_factory):
     return home
 
 
+def shorten(patch):
+    """A detective learns for 100 steps in place of 400."""
+    train = p5_compare.train_detective
+
+    def shorter(net, images, real, *, steps, batch_size):
+        return train(net, images, real, steps=min(steps, 100), batch_size=batch_size)
+
+    patch.setattr(p5_compare, "train_detective", shorter)
+
+
+@pytest.fixture(autouse=True)
+def short_lessons(monkeypatch):
+    shorten(monkeypatch)
+
+
 def flags_of(home, *more):
     flags = ["--dataset", "mnist", "--data-dir", home / "data", "--out-dir", home / "plots",
              "--judge-dir", home / "plots", "--runs-dir", home / "runs", *more]
@@ -56,8 +71,10 @@ def flags_of(home, *more):
 @pytest.fixture(scope="module")
 def scored(home):
     """{run: record} after the command has run once, without names, and once for real images."""
-    p5_compare.main(flags_of(home))
-    p5_compare.main(flags_of(home, "real_mnist"))
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        p5_compare.main(flags_of(home))
+        p5_compare.main(flags_of(home, "real_mnist"))
     return {path.name.removesuffix("_scores.json"): json.loads(path.read_text())
             for path in (home / "plots").glob("*_scores.json")}
 
@@ -239,7 +256,7 @@ def test_planted_faults_are_what_they_are_called():
 def test_the_judge_is_a_file_with_an_identity(home):
     path = home / "plots/judge_mnist.pt"
     record = json.loads(path.with_suffix(".json").read_text())
-    judge, sha256 = p5_compare.load_judge(path, torch.device("cpu"))
+    judge, copy_distance, sha256 = p5_compare.load_judge(path, torch.device("cpu"))
     assert record["judge"] == sha256 and len(sha256) == 64
     assert path.stat().st_size == record["numbers"]["bytes"] < 1_000_000
     _, _, test, test_labels = p5_compare.load_dataset("mnist", home / "data")
@@ -247,6 +264,9 @@ def test_the_judge_is_a_file_with_an_identity(home):
     accuracy = (classes == test_labels).float().mean().item()
     assert record["numbers"]["accuracy"] == pytest.approx(accuracy) and accuracy > 0.93
     assert np.trace(record["curves"]["confusion"]) == round(accuracy * 400)
+    training = p5_compare.load_dataset("mnist", home / "data")[0]
+    nearest, _ = p5_compare.nearest_training(test, training)
+    assert (nearest < copy_distance).float().mean().item() == pytest.approx(0.01, abs=0.003)
 
 
 def test_an_identity_is_of_names_types_shapes_and_bytes_alone(tmp_path):
@@ -273,7 +293,8 @@ def test_real_images_score_as_real_ones(scored):
     real = scored["real_mnist"]["numbers"]
     assert 0 < real["frechet_se"] < real["frechet"] and real["diversity"] == real["sharpness"] == 1
     assert min(real[name] for name in ("precision", "recall", "density", "coverage")) > 0.7
-    assert 0.4 < real["c2st"] < 0.6 and real["agreement"] > 0.93 and real["copies"] == 0.01
+    assert 0.4 < real["c2st"] < 0.6 and real["agreement"] > 0.93
+    assert real["copies"] == pytest.approx(0.01, abs=0.003)
     skewed, noise = scored["skewed_mnist"]["numbers"], scored["noise_mnist"]["numbers"]
     assert skewed["precision"] > 0.7 and noise["precision"] < 0.1 and noise["c2st"] > 0.95
     assert noise["frechet"] > 10 * skewed["frechet"] > 0
