@@ -2,10 +2,13 @@
 
     python p1.py
 
-For the loss ||Xw - y||^2 the closed form (derived in the report, section 1.1) is 2 X^T X w - 2 X^T y. Two floating
-point routes to it round differently, so equality is asked for in the relative normwise sense, in float64; float32
-and `==` stand beside it to show why. Central finite differences are the third witness: they use the loss alone.
-Prints a table, writes plots/p1.json and plots/p1_error.pdf, and exits with status 1 when a case fails.
+It prints a table, writes plots/p1.json and plots/p1_error.pdf, and ends with status 1 where a case
+fails.
+
+The closed form of the gradient of ||Xw - y||^2 is 2 X^T X w - 2 X^T y (section 1.1 of the report).
+Autograd comes to it by other sums, which round differently, so what is asked for is a small
+relative error of norms, in float64. float32 and `==` stand beside it to show why. Central finite
+differences are the third witness: they use the loss alone.
 """
 import argparse
 import contextlib
@@ -33,8 +36,9 @@ import torchvision
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).resolve().parent
+
 SCALES = [10.0**power for power in range(-3, 7)]  # factors on X
-CASES = {  # name: (rows, columns, rank, bias column)
+CASES = {  # name: (rows, columns, rank, whether a bias column of ones is added)
     "tall": (1000, 8, 8, False),
     "tall, bias": (1000, 8, 8, True),
     "wide": (20, 100, 20, False),
@@ -44,25 +48,28 @@ CASES = {  # name: (rows, columns, rank, bias column)
     "one row, bias": (1, 8, 1, True),
     "housing-like": (20640, 8, 8, False),
 }
-# Orders of magnitude of the columns of the California housing table, so that the gradient is as large as there.
-HOUSING_COLUMNS = torch.tensor([4.0, 30.0, 5.0, 1.0, 1400.0, 3.0, 36.0, -120.0], dtype=torch.float64)
-# Relative normwise errors that pass. Each is 10^4 to 10^6 times the rounding unit: sums over up to 20640 rows, and the
-# difference of the two terms, enlarge it; a forgotten factor 2 gives an error of 1.
+# Orders of magnitude of the columns of the California housing table, on which the exercise was
+# first set, so that the gradient is as large as there.
+HOUSING_COLUMNS = torch.tensor([4.0, 30.0, 5.0, 1.0, 1400.0, 3.0, 36.0, -120.0],
+                               dtype=torch.float64)
+# Relative errors of norms that pass. Each is 10^4 to 10^6 times the rounding unit: sums over up to
+# 20640 rows, and the difference of the two terms, enlarge it; a forgotten factor 2 gives 1.
 TOLERANCE = {"float64": 1e-12, "float32": 1e-3, "finite differences": 1e-10}
 
 
+# ------------------------------------------------------------------ the loss and its gradients
 def squared_error(X, y, w):
     """||Xw - y||^2, a scalar, for X (n, d), y (n, 1), w (d, 1)."""
     return (X @ w - y).square().sum()
 
 
 def closed_form_gradient(X, y, w):
-    """(a) 2 X^T X w - 2 X^T y, (d, 1)."""
+    """2 X^T X w - 2 X^T y, (d, 1)."""
     return 2 * X.T @ (X @ w) - 2 * X.T @ y
 
 
 def autograd_gradient(X, y, w):
-    """(b) The same gradient by reverse-mode differentiation of the loss, (d, 1)."""
+    """The same gradient by reverse-mode differentiation of the loss, (d, 1)."""
     w = w.detach().clone().requires_grad_()
     squared_error(X, y, w).backward()
     return w.grad
@@ -71,47 +78,59 @@ def autograd_gradient(X, y, w):
 def finite_difference_gradient(X, y, w):
     """Central differences of the loss, (d, 1).
 
-    They are exact for a quadratic at any step, so only rounding speaks: the step moves Xw by about the residual.
+    They are exact for a quadratic at any step, so only rounding is left: a step moves Xw by about
+    the residual.
     """
     size = (X @ w - y).norm() / X.norm()
-    steps = size * torch.eye(len(w), dtype=w.dtype, device=w.device).unsqueeze(2)  # (d, d, 1)
-    slopes = [(squared_error(X, y, w + step) - squared_error(X, y, w - step)) / (2 * size) for step in steps]
+    slopes = []
+    for direction in torch.eye(len(w), dtype=w.dtype, device=w.device):
+        step = size * direction[:, None]
+        rise = squared_error(X, y, w + step) - squared_error(X, y, w - step)
+        slopes.append(rise / (2 * size))
     return torch.stack(slopes)[:, None]
 
 
-def relative_error(value, reference):
-    """||value - reference|| / ||reference||, computed in float64."""
-    value, reference = value.double(), reference.double()
-    return ((value - reference).norm() / reference.norm()).item()
+# ----------------------------------------------------------------------------------- the check
+def make_problem(case, scale, seed, device="cpu"):
+    """Data of a case: X (n, d) times `scale`, y = X w_true + noise (n, 1), w_init (d, 1).
 
-
-def make_problem(case, scale, seed):
-    """Data of a case in float64: X (n, d) times `scale`, y = X w_true + noise (n, 1), w_init (d, 1)."""
+    In float64, and drawn on the CPU, so that every device gets the same.
+    """
     rows, columns, rank, bias = CASES[case]
     torch.manual_seed(seed)
     if case == "housing-like":
         X = HOUSING_COLUMNS * (1 + 0.5 * torch.randn(rows, columns, dtype=torch.float64))
     else:
-        X = torch.randn(rows, rank, dtype=torch.float64) @ torch.randn(rank, columns, dtype=torch.float64)
+        X = torch.randn(rows, rank, dtype=torch.float64)
+        X = X @ torch.randn(rank, columns, dtype=torch.float64)
     X = scale * X
     if bias:
         X = torch.cat((X, torch.ones(rows, 1, dtype=torch.float64)), dim=1)
     w_true, w_init = torch.randn(2, X.shape[1], 1, dtype=torch.float64)
     y = X @ w_true + torch.randn(rows, 1, dtype=torch.float64)
-    return X, y, w_init
+    return X.to(device), y.to(device), w_init.to(device)
+
+
+def relative_error(value, reference):
+    """||value - reference|| / ||reference||, computed in float64."""
+    value = value.double()
+    reference = reference.double()
+    return ((value - reference).norm() / reference.norm()).item()
 
 
 def check(case, scale, seed, device):
-    """(c) Compare the gradients at w_init; {witness: relative error}, and how `==` fares in float32."""
-    X, y, w_init = (tensor.to(device) for tensor in make_problem(case, scale, seed))
+    """Compare the gradients at w_init: {witness: relative error}, and how `==` fares in float32."""
+    X, y, w_init = make_problem(case, scale, seed, device)
     closed = closed_form_gradient(X, y, w_init)
-    single = [tensor.float() for tensor in (X, y, w_init)]
+    autograd = autograd_gradient(X, y, w_init)
+    differences = finite_difference_gradient(X, y, w_init)
     factored = 2 * X.T @ (X @ w_init - y)  # without the difference of two large terms
-    closed32, autograd32 = closed_form_gradient(*single), autograd_gradient(*single)
+    closed32 = closed_form_gradient(X.float(), y.float(), w_init.float())
+    autograd32 = autograd_gradient(X.float(), y.float(), w_init.float())
     return {
-        "float64": relative_error(autograd_gradient(X, y, w_init), closed),
-        "finite differences": relative_error(finite_difference_gradient(X, y, w_init), closed),
-        "factored": relative_error(autograd_gradient(X, y, w_init), factored),
+        "float64": relative_error(autograd, closed),
+        "finite differences": relative_error(differences, closed),
+        "factored": relative_error(autograd, factored),
         "float32": relative_error(autograd32, closed32),
         "equal": (autograd32 == closed32).double().mean().item(),  # share of entries
         "difference": (autograd32 - closed32).abs().max().item(),
@@ -119,18 +138,66 @@ def check(case, scale, seed, device):
     }
 
 
+def passes(result):
+    """Whether every witness of a case is within its tolerance; a NaN is not."""
+    return all(result[witness] <= tolerance for witness, tolerance in TOLERANCE.items())
+
+
+def print_table(results):
+    """Print a line for each case and scale of {(case, scale): what `check` found}."""
+    print(f"{'case':16}{'scale of X':>11}{'autograd':>11}{'differences':>13}{'float32':>10}"
+          f"{'float32 ==':>12}  verdict")
+    for (case, scale), result in results.items():
+        verdict = "pass" if passes(result) else "FAIL"
+        print(f"{case:16}{scale:11.0e}{result['float64']:11.1e}{result['finite differences']:13.1e}"
+              f"{result['float32']:10.1e}{result['equal']:12.0%}  {verdict}")
+
+
+def numbers_of(results, failed):
+    """The record's numbers: of each case the worst over all scales, and that at scale 1.
+
+    Of the shares of equal entries it is the mean.
+    """
+    numbers = {"cases": len(results), "failed": failed}
+    for case in CASES:
+        for name, value in results[case, 1.0].items():
+            values = [results[case, scale][name] for scale in SCALES]
+            numbers[f"{case}/{name}"] = np.mean(values).item() if name == "equal" else max(values)
+            numbers[f"{case}/{name}, scale 1"] = value
+    for witness in ("factored", *TOLERANCE):
+        numbers[f"worst/{witness}"] = max(result[witness] for result in results.values())
+    for witness, tolerance in TOLERANCE.items():
+        numbers[f"tolerance/{witness}"] = tolerance
+    return numbers
+
+
+def fingerprint(args):
+    """Norms of the closed-form gradient and of the loss of every case, at scale 1."""
+    numbers = []
+    for case in CASES:
+        X, y, w_init = make_problem(case, 1.0, args.seed)
+        numbers.append(closed_form_gradient(X, y, w_init).norm().item())
+        numbers.append(squared_error(X, y, w_init).item())
+    return numbers
+
+
+# ------------------------------------------------------------------------------------- figures
 def draw_errors(path, results):
     """Relative error against the scale of X: one thin line per case, the housing-like one thick."""
+    titles = {"float64": "autograd, float64", "float32": "autograd, float32",
+              "finite differences": "finite differences"}
     figure = Figure(figsize=(6.5, 1.8))
     panels = figure.subplots(1, 3, sharey=True)
-    for axes, witness in zip(panels, TOLERANCE):
+    for axes, (witness, tolerance) in zip(panels, TOLERANCE.items()):
         for case in CASES:
-            errors = [max(results[case, scale][witness], 1e-17) for scale in SCALES]  # an exact 0 has no logarithm
-            thick = case == "housing-like"
-            axes.loglog(SCALES, errors, color="C3" if thick else "0.6", linewidth=1.6 if thick else 0.7,
-                        marker="o" if thick else None, markersize=3, label=case if thick else None)
-        axes.axhline(TOLERANCE[witness], linestyle="--", color="black", linewidth=0.8, label="tolerance")
-        axes.set(xlabel="scale of X", title=f"autograd, {witness}" if witness.startswith("float") else witness)
+            look = {"color": "0.6", "linewidth": 0.7}
+            if case == "housing-like":
+                look = {"color": "C3", "linewidth": 1.6, "marker": "o", "label": case}
+            errors = [results[case, scale][witness] for scale in SCALES]
+            drawn = [max(error, 1e-17) for error in errors]  # an exact 0 has no logarithm
+            axes.loglog(SCALES, drawn, markersize=3, **look)
+        axes.axhline(tolerance, linestyle="--", color="black", linewidth=0.8, label="tolerance")
+        axes.set(xlabel="scale of X", title=titles[witness])
     panels[0].set_ylabel("relative error")
     panels[0].legend(loc="center right")
     save_figure(figure, path)
@@ -329,51 +396,14 @@ def run(main):
 # ------------------------------------------------------------------------------- command line
 def parse_args(argv=None):
     """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
     parser.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="of all chance")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
-    parser.add_argument("--out-dir", type=folder, default=HERE / "plots", help="for the figure and the record")
-    argv = sys.argv[1:] if argv is None else argv
+    parser.add_argument("--out-dir", type=folder, default=HERE / "plots",
+                        help="for the figure and the record")
     return named(parser.parse_args(argv), "p1", (), parser, argv)
-
-
-def fingerprint(args):
-    """Norms of the closed-form gradient and of the loss of every case, at scale 1."""
-    numbers = []
-    for case in CASES:
-        X, y, w_init = make_problem(case, 1.0, args.seed)
-        numbers += [closed_form_gradient(X, y, w_init).norm().item(),
-                    squared_error(X, y, w_init).item()]
-    return numbers
-
-
-def print_table(results):
-    """Print a line a case; the number of cases that fail."""
-    print(f"{'case':16}{'scale of X':>11}{'autograd':>11}{'differences':>13}{'float32':>10}"
-          f"{'float32 ==':>12}  verdict")
-    failed = 0
-    for (case, scale), result in results.items():
-        passed = all(result[witness] <= TOLERANCE[witness] for witness in TOLERANCE)  # a NaN fails
-        failed += not passed
-        print(f"{case:16}{scale:11.0e}{result['float64']:11.1e}{result['finite differences']:13.1e}"
-              f"{result['float32']:10.1e}{result['equal']:12.0%}  {'pass' if passed else 'FAIL'}")
-    return failed
-
-
-def numbers_of(results, failed):
-    """The record's numbers: of each case the worst over all scales (the mean of `equal`), and at 1."""
-    numbers = {"cases": len(results), "failed": failed}
-    for case in CASES:
-        for name in results[case, 1.0]:
-            values = [results[case, scale][name] for scale in SCALES]
-            numbers[f"{case}/{name}"] = np.mean(values).item() if name == "equal" else max(values)
-            numbers[f"{case}/{name}, scale 1"] = results[case, 1.0][name]
-    for witness in ("factored", *TOLERANCE):
-        numbers[f"worst/{witness}"] = max(result[witness] for result in results.values())
-    for witness, tolerance in TOLERANCE.items():
-        numbers[f"tolerance/{witness}"] = tolerance
-    return numbers
 
 
 def main(argv=None):
@@ -382,13 +412,17 @@ def main(argv=None):
         prepare_folders(args.out_dir)
         device = choose_device(args.no_cuda)
         start = time.perf_counter()
-        results = {(case, scale): check(case, scale, args.seed, device)
-                   for case in CASES for scale in SCALES}
-        failed = print_table(results)
+        results = {}
+        for case in CASES:
+            for scale in SCALES:
+                results[case, scale] = check(case, scale, args.seed, device)
+        failed = sum(1 for result in results.values() if not passes(result))
+        print_table(results)
+
         stem = f"{args.out_dir / args.run_name}"
         draw_errors(Path(f"{stem}_error.pdf"), results)
         write_record(Path(f"{stem}.json"), args, [machine(device)], numbers_of(results, failed),
-                     ("failed", "worst/float64"), fingerprint=fingerprint(args),
+                     headline=("failed", "worst/float64"), fingerprint=fingerprint(args),
                      seconds=time.perf_counter() - start, curves={})
     if failed:
         sys.exit(f"p1.py: {failed} of {len(results)} cases fail; the table above says which")

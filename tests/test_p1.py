@@ -20,7 +20,8 @@ def test_gradient_by_hand():
 def test_shapes_and_rank(case):
     rows, columns, rank, bias = p1.CASES[case]
     X, y, w = p1.make_problem(case, 1.0, seed=0)
-    assert X.shape == (rows, columns + bias) and y.shape == (rows, 1) and w.shape == (columns + bias, 1)
+    width = columns + 1 if bias else columns
+    assert X.shape == (rows, width) and y.shape == (rows, 1) and w.shape == (width, 1)
     assert torch.linalg.matrix_rank(X[:, :columns]) == rank
 
 
@@ -34,9 +35,10 @@ def test_the_command_passes_and_writes_its_record(command, tmp_path):
     assert record["command"].startswith("python p1.py") and (tmp_path / "p1_error.pdf").exists()
 
 
-@pytest.mark.parametrize("wrong", [lambda X, y, w: X.T @ (X @ w) - X.T @ y,  # the factor 2 forgotten
-                                   lambda X, y, w: 2 * X.T @ (X @ w) - X.T @ y,
-                                   lambda X, y, w: 2 / len(X) * X.T @ (X @ w - y)])  # mean for sum
+@pytest.mark.parametrize("wrong", [
+    lambda X, y, w: X.T @ (X @ w) - X.T @ y,  # the factor 2 forgotten
+    lambda X, y, w: 2 * X.T @ (X @ w) - X.T @ y,
+    lambda X, y, w: 2 / len(X) * X.T @ (X @ w - y)])  # mean for sum
 def test_a_wrong_formula_fails(monkeypatch, fails, tmp_path, wrong):
     monkeypatch.setattr(p1, "closed_form_gradient", wrong)
     assert "fail" in fails(p1, ["--out-dir", tmp_path], 1)
