@@ -1,11 +1,14 @@
-"""Problem 4.1: KL, Jensen-Shannon, MMD and Wasserstein-1 between the same pairs of distributions on the line.
+"""Problem 4.1: KL, Jensen-Shannon, MMD and Wasserstein-1 between the same pairs of distributions.
 
     python p4_divergences.py
 
-In each pair p stays and the model q, moved to theta, has to find it: two unit Gaussians, two unit uniforms, and a
-mixture of two Gaussians against a single one. For all of them: the exact values, the slope in theta that gradient
-descent would follow, and estimates from samples with their spread. Everything is float64; logarithms are natural.
-Prints a table, writes plots/p4_divergences.json and plots/p4_divergences_curves.pdf.
+It prints a table and writes plots/p4_divergences.json and plots/p4_divergences_curves.pdf.
+
+In each pair on the line p stays and the model q, moved to theta, has to find it: two unit
+Gaussians, two unit uniforms, and a mixture of two Gaussians against a single one. For all of them:
+the exact values, the slope in theta that gradient descent would follow, and estimates from samples
+with their spread. Everything is float64; logarithms are natural. The papers: Gretton et al. (2012)
+for MMD, Wang et al. (2009) for the estimate of KL, Goodfellow et al. (2014) for that of JS.
 """
 import argparse
 import contextlib
@@ -30,95 +33,132 @@ if __name__ == "__main__":
 import matplotlib
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torchvision
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch.distributions import Categorical, MixtureSameFamily, Normal, Uniform
 
 HERE = Path(__file__).resolve().parent
+
+NAMES = {"kl_pq": "KL(p||q)", "kl_qp": "KL(q||p)", "js": "JS", "mmd2": "MMD$^2$", "w1": "W$_1$"}
+PAIRS = {  # where p's bumps are; the thetas of q that are sampled; the range of theta in the figure
+    "gaussians": {"centres": [0.0], "drawn": (0, 8),
+                  "sampled": [0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 10.0]},
+    "uniforms": {"centres": [0.0], "drawn": (0, 2), "sampled": [0.25, 0.5, 0.75, 1.0, 1.5]},
+    "mixture": {"centres": [-4.0, 4.0], "drawn": (0, 8), "sampled": [0.0, 1.0, 2.0, 4.0, 6.0]},
+}
 BANDWIDTH = 1.0  # s of the kernel k(x, y) = exp(-(x - y)^2 / (2 s^2))
 WIDE = 4.0  # a second bandwidth, for the mixture
 NEIGHBOURS = 5  # k of the nearest-neighbour estimate of KL
-BUMPS, RIDGE, NEWTON_STEPS = 10, 0.1, 20  # of the logistic regression that stands in for a GAN's discriminator
-NAMES = {"kl_pq": "KL(p||q)", "kl_qp": "KL(q||p)", "js": "JS", "mmd2": "MMD$^2$", "w1": "W$_1$"}
-PAIRS = {  # name: (shape of every bump, centres of p's bumps, thetas to sample at, thetas to draw)
-    "gaussians": (Normal, [0.0], [0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 10.0], (0, 8)),
-    "uniforms": (Uniform, [0.0], [0.25, 0.5, 0.75, 1.0, 1.5], (0, 2)),
-    "mixture": (Normal, [-4.0, 4.0], [0.0, 1.0, 2.0, 4.0, 6.0], (0, 8)),
-}
-# Between Gaussians the integrands are smooth and vanish at the ends, so the trapezoidal rule is as good as exact; where
-# F - G changes sign (the model between the modes of the mixture) W1 errs by about step^2 and its slope by about step.
+# Of the logistic regression that stands in for a GAN's discriminator
+BUMPS = 10
+RIDGE = 0.1
+NEWTON_STEPS = 20
+# Between Gaussians the integrands are smooth and vanish at the ends, so the trapezoidal rule is as
+# good as exact; where F - G changes sign (the model between the modes of the mixture) W1 errs by
+# about step^2 and its slope by about step.
 GRID = torch.linspace(-20, 26, 9201, dtype=torch.float64)
 
 
-# ------------------------------------------------------------------------------------------------- exact values
+# ----------------------------------------------------------------------------------- the pairs
+def make_bump(name, position):
+    """What every distribution of a pair is made of: U[position, position + 1] or N(position, 1)."""
+    if name == "uniforms":
+        return Uniform(position, position + 1, validate_args=False)
+    return Normal(position, torch.ones_like(position), validate_args=False)
+
+
 def make_pair(name, theta):
-    """(p, q) of a pair: p fixed, q with its bump at theta (a float64 tensor of any shape), as torch.distributions."""
-    shape, centres, *_ = PAIRS[name]
-
-    def bump(at):  # N(at, 1) or U[at, at + 1]
-        return shape(at, at + 1 if shape is Uniform else torch.ones_like(at), validate_args=False)
-
-    centres = theta.new_tensor(centres)
-    return MixtureSameFamily(Categorical(torch.ones_like(centres)), bump(centres), validate_args=False), bump(theta)
+    """(p, q) of a pair: p fixed, q with its bump at theta, a float64 tensor of any shape."""
+    centres = theta.new_tensor(PAIRS[name]["centres"])
+    equal_shares = Categorical(torch.ones_like(centres))
+    p = MixtureSameFamily(equal_shares, make_bump(name, centres), validate_args=False)
+    return p, make_bump(name, theta)
 
 
-def mean_kernel(name, shift, bandwidth):
-    """E k(X, X' + shift) over independent X, X' from one bump of the pair; `shift` a tensor."""
-    s = bandwidth
-    if PAIRS[name][0] is Normal:  # X - X' is N(0, 2)
-        return s / math.sqrt(s**2 + 2) * torch.exp(-shift.square() / (2 * (s**2 + 2)))
+# -------------------------------------------------------------------------------- exact values
+def exact(name, theta):
+    """{divergence: (T,)} of a pair at every theta (T,), differentiable in theta.
 
-    def twice_integrated(t):  # its second derivative is exp(-t^2 / (2 s^2))
-        return s * math.sqrt(math.pi / 2) * t * torch.erf(t / (s * math.sqrt(2))) + s**2 * torch.exp(-(t / s)**2 / 2)
+    KL in nats, in [0, inf]; JS in nats, in [0, log 2]; MMD^2 in [0, 2); W1 in the units of x, in
+    [0, inf). By closed forms, else by quadrature.
+    """
+    if name == "uniforms":
+        return exact_of_uniforms(theta)
+    x = GRID.to(theta.device)
+    p, q = make_pair(name, theta[:, None])
+    log_p = p.log_prob(x)  # (M,)
+    log_q = q.log_prob(x)  # (T, M)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)  # m = (p + q) / 2
+    return {
+        "kl_pq": integrate_kl(log_p, log_q, x),
+        "kl_qp": integrate_kl(log_q, log_p, x),
+        "js": (integrate_kl(log_p, log_m, x) + integrate_kl(log_q, log_m, x)) / 2,
+        "mmd2": exact_mmd2(name, theta),
+        "w1": torch.trapezoid((p.cdf(x) - q.cdf(x)).abs(), x),
+    }
 
-    return twice_integrated(shift + 1) - 2 * twice_integrated(shift) + twice_integrated(shift - 1)  # X - X': a triangle
+
+def integrate_kl(log_a, log_b, x):
+    """KL(a||b) in nats from two log densities on the grid x (M,), by the trapezoidal rule."""
+    return torch.trapezoid(log_a.exp() * (log_a - log_b), x)
+
+
+def exact_of_uniforms(theta):
+    """{divergence: (T,)} between U[0, 1] and U[theta, theta + 1], in closed form."""
+    distance = theta.abs()
+    infinite = torch.where(distance > 0, math.inf, 0.0)  # neither support covers the other
+    return {"kl_pq": infinite, "kl_qp": infinite, "js": distance.clamp(max=1) * math.log(2),
+            "mmd2": exact_mmd2("uniforms", theta), "w1": distance}
 
 
 def exact_mmd2(name, theta, bandwidth=BANDWIDTH):
-    """MMD^2 = E k(X, X') + E k(Y, Y') - 2 E k(X, Y) with a Gaussian kernel, in [0, 2) (Gretton et al. 2012), (T,)."""
-    centres = theta.new_tensor(PAIRS[name][1])
+    """MMD^2 = E k(X, X') + E k(Y, Y') - 2 E k(X, Y), in [0, 2), for X ~ p and Y ~ q, (T,)."""
+    centres = theta.new_tensor(PAIRS[name]["centres"])
     within_p = mean_kernel(name, centres[:, None] - centres, bandwidth).mean()
     within_q = mean_kernel(name, torch.zeros_like(theta), bandwidth)
-    return within_p + within_q - 2 * mean_kernel(name, theta[:, None] - centres, bandwidth).mean(1)
+    between = mean_kernel(name, theta[:, None] - centres, bandwidth).mean(1)
+    return within_p + within_q - 2 * between
 
 
-def exact(name, theta):
-    """{divergence: (T,)} of a pair at every theta (T,), differentiable in theta: closed forms, else quadrature.
+def mean_kernel(name, shift, bandwidth):
+    """E k(X, X' + shift) for independent X, X' from one bump of the pair; shift of any shape.
 
-    KL in nats, in [0, inf]; JS in nats, in [0, log 2]; W1 in the units of x, in [0, inf).
+    X - X' is N(0, 2), or of uniforms a triangle on [-1, 1]. An integral over that is a second
+    difference of the kernel integrated twice.
     """
-    if name == "uniforms":
-        apart = theta.abs()
-        infinite = torch.where(apart > 0, math.inf, 0.0)  # either support has a part that the other does not cover
-        return {"kl_pq": infinite, "kl_qp": infinite, "js": apart.clamp(max=1) * math.log(2),
-                "mmd2": exact_mmd2(name, theta), "w1": apart}
-    x = GRID.to(theta.device)
-    p, q = make_pair(name, theta[:, None])
-    log_p, log_q = p.log_prob(x), q.log_prob(x)  # (M,), (T, M)
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    s = bandwidth
+    if name != "uniforms":
+        return s / math.sqrt(s**2 + 2) * torch.exp(-shift.square() / (2 * (s**2 + 2)))
 
-    def kl(log_a, log_b):
-        return torch.trapezoid(log_a.exp() * (log_a - log_b), x)
+    def integrated_twice(t):  # its second derivative is exp(-t^2 / (2 s^2))
+        rising = s * math.sqrt(math.pi / 2) * t * torch.erf(t / (s * math.sqrt(2)))
+        return rising + s**2 * torch.exp(-(t / s)**2 / 2)
 
-    return {"kl_pq": kl(log_p, log_q), "kl_qp": kl(log_q, log_p), "js": (kl(log_p, log_m) + kl(log_q, log_m)) / 2,
-            "mmd2": exact_mmd2(name, theta), "w1": torch.trapezoid((p.cdf(x) - q.cdf(x)).abs(), x)}
+    return integrated_twice(shift + 1) - 2 * integrated_twice(shift) + integrated_twice(shift - 1)
 
 
 def slopes(name, theta):
-    """{divergence: (T,)} of derivatives in theta, by autograd; NaN where the divergence is infinite."""
+    """{divergence: (T,)} of derivatives in theta, by autograd; NaN where it is infinite."""
     theta = theta.detach().clone().requires_grad_()
     result = {}
     for key, value in exact(name, theta).items():
-        finite = value.requires_grad
-        result[key] = torch.autograd.grad(value.sum(), theta, retain_graph=True)[0] if finite else value * math.nan
+        if value.requires_grad:
+            result[key], = torch.autograd.grad(value.sum(), theta, retain_graph=True)
+        else:
+            result[key] = value * math.nan
     return result
 
 
-# ---------------------------------------------------------------------------- estimates from samples x (n,) and y (n,)
+# ---------------------------------------------------------------------- estimates from samples
 def estimate_kl(x, y, k=NEIGHBOURS):
-    """KL(p||q) from the distances of each x to its k-th neighbour among the other x and among y (Wang et al. 2009)."""
-    within = (x[:, None] - x).abs().topk(k + 1, largest=False).values[:, -1]  # the nearest x is the point itself
+    """KL(p||q) from x (n,) of p and y (m,) of q, in nats (Wang et al. 2009).
+
+    By the distances of each x to its k-th neighbour among the other x and among y.
+    """
+    distances = (x[:, None] - x).abs()
+    within = distances.topk(k + 1, largest=False).values[:, -1]  # the nearest is the point itself
     between = (x[:, None] - y).abs().topk(k, largest=False).values[:, -1]
     return (between / within).log().mean() + math.log(len(y) / (len(x) - 1))
 
@@ -128,9 +168,10 @@ def estimate_mmd2(x, y, bandwidth=BANDWIDTH):
     def kernel(a, b):
         return torch.exp(-(a[:, None] - b).square() / (2 * bandwidth**2))
 
-    n, m = len(x), len(y)  # k(x, x) = 1 on the diagonals, which are left out
-    return ((kernel(x, x).sum() - n) / (n * (n - 1)) + (kernel(y, y).sum() - m) / (m * (m - 1))
-            - 2 * kernel(x, y).mean())
+    n, m = len(x), len(y)
+    within_x = (kernel(x, x).sum() - n) / (n * (n - 1))  # without the diagonal, of k(x, x) = 1
+    within_y = (kernel(y, y).sum() - m) / (m * (m - 1))
+    return within_x + within_y - 2 * kernel(x, y).mean()
 
 
 def estimate_w1(x, y):
@@ -139,95 +180,190 @@ def estimate_w1(x, y):
 
 
 def estimate_js(x, y):
-    """A lower bound on JS by a discriminator D: log 2 + (E_p log D + E_q log(1 - D)) / 2, the value of the GAN's game.
+    """A lower bound on JS in nats, from x (n,) of p and y (n,) of q, by a discriminator D.
 
-    D is a logistic regression on x and Gaussian bumps, fitted by Newton's method to the first halves of the samples.
-    The expectations are over the second halves, so for the D found the estimate of the bound is unbiased (and can be
-    negative). An ideal D makes the bound an equality (Goodfellow et al. 2014).
+    log 2 + (E_p log D + E_q log(1 - D)) / 2, from the value of the GAN's game, is JS for the ideal
+    D (Goodfellow et al. 2014, section 4.1). D is fitted to the first halves of the samples and
+    the expectations are over the second halves, so for the D found the estimate of the bound is
+    unbiased (and can be negative).
     """
     half = len(x) // 2
     train = torch.cat((x[:half], y[:half]))
-    low, high = train.min(), train.max()
+    label = torch.cat((torch.ones_like(x[:half]), torch.zeros_like(y[:half])))
+    low = train.min()
+    high = train.max()
+    w = fit_logistic(features(train, low, high), label)
+    log_D = F.logsigmoid(features(x[half:], low, high) @ w)
+    log_not_D = F.logsigmoid(-features(y[half:], low, high) @ w)
+    return math.log(2) + (log_D.mean() + log_not_D.mean()) / 2
+
+
+def features(x, low, high):
+    """1, x and Gaussian bumps from `low` to `high` of points x (n,), (n, 2 + BUMPS)."""
     centres = low + (high - low) * torch.linspace(0, 1, BUMPS, dtype=x.dtype, device=x.device)
     width = (high - low) / (BUMPS - 1)
+    bumps = torch.exp(-((x[:, None] - centres) / width).square() / 2)
+    return torch.cat((torch.ones_like(x)[:, None], x[:, None], bumps), dim=1)
 
-    def features(points):  # (n, 2 + BUMPS)
-        bumps = torch.exp(-((points[:, None] - centres) / width).square() / 2)
-        return torch.cat((torch.ones_like(points)[:, None], points[:, None], bumps), dim=1)
 
-    phi, label = features(train), torch.cat((torch.ones_like(x[:half]), torch.zeros_like(y[:half])))
-    ridge = RIDGE * torch.eye(phi.shape[1], dtype=x.dtype, device=x.device)
+def fit_logistic(phi, label):
+    """Weights (d,) of ridge logistic regression of label (n,) on phi (n, d), by Newton's method."""
+    ridge = RIDGE * torch.eye(phi.shape[1], dtype=phi.dtype, device=phi.device)
     w = torch.zeros_like(phi[0])
     for _ in range(NEWTON_STEPS):
         D = torch.sigmoid(phi @ w)
         hessian = phi.T @ (phi * (D * (1 - D))[:, None]) + ridge
         w = w + torch.linalg.solve(hessian, phi.T @ (label - D) - ridge @ w)
-    log_sigmoid = torch.nn.functional.logsigmoid
-    return math.log(2) + (log_sigmoid(features(x[half:]) @ w).mean() + log_sigmoid(-features(y[half:]) @ w).mean()) / 2
+    return w
 
 
 def estimates(name, theta, points, repetitions, device):
-    """{divergence: (repetitions,)}: every estimate on fresh samples of `points` from p and from q at theta."""
+    """{divergence: (repetitions,)}: each from `points` fresh samples of p and of q at theta."""
     p, q = make_pair(name, torch.tensor(theta, dtype=torch.float64))
-    x, y = (side.sample((repetitions, points)).to(device) for side in (p, q))  # drawn on the CPU: the same everywhere
-    ways = {"kl_pq": estimate_kl, "kl_qp": lambda x, y: estimate_kl(y, x), "js": estimate_js, "mmd2": estimate_mmd2,
-            "w1": estimate_w1}
-    return {key: torch.stack([way(*pair) for pair in zip(x, y)]).cpu() for key, way in ways.items()}
+    xs = p.sample((repetitions, points)).to(device)  # drawn on the CPU: the same everywhere
+    ys = q.sample((repetitions, points)).to(device)
+    found = {key: [] for key in NAMES}
+    for x, y in zip(xs, ys):
+        found["kl_pq"].append(estimate_kl(x, y))
+        found["kl_qp"].append(estimate_kl(y, x))
+        found["js"].append(estimate_js(x, y))
+        found["mmd2"].append(estimate_mmd2(x, y))
+        found["w1"].append(estimate_w1(x, y))
+    return {key: torch.stack(values).cpu() for key, values in found.items()}
+
+
+# --------------------------------------------------------------------------- what is reported
+def measure(args, device):
+    """The estimates, {(pair, theta): {divergence: (repetitions,)}}; a table is printed."""
+    measured = {}
+    print(f"{'pair':12}{'theta':>6}{'divergence':>12}{'exact':>9}{'slope':>10}{'estimate':>10}"
+          f"{'sd':>8}")
+    for name, pair in PAIRS.items():
+        for theta in pair["sampled"]:
+            found = estimates(name, theta, args.points, args.repetitions, device)
+            measured[name, theta] = found
+            position = torch.tensor([theta], dtype=torch.float64)
+            truth = exact(name, position)
+            slope = slopes(name, position)
+            for key, values in found.items():
+                print(f"{name:12}{theta:6g}{NAMES[key].replace('$', ''):>12}"
+                      f"{truth[key].item():9.3f}{slope[key].item():10.2e}"
+                      f"{values.mean().item():10.3f}{values.std().item():8.3f}")
+    return measured
+
+
+def estimated_numbers(measured):
+    """Numbers for the record: mean and sd of each estimate, and how those of MMD^2 deviate."""
+    numbers = {}
+    deviations = []  # of the mean estimates of MMD^2, in standard errors
+    for (name, theta), found in measured.items():
+        for key, values in found.items():
+            numbers[f"{name}/{theta:g}/mean/{key}"] = values.mean().item()
+            numbers[f"{name}/{theta:g}/sd/{key}"] = values.std().item()
+        values = found["mmd2"]
+        truth = exact_mmd2(name, torch.tensor([theta], dtype=torch.float64)).item()
+        error = values.std().item() / math.sqrt(len(values))
+        deviations.append((values.mean().item() - truth) / error)
+    equal = measured["gaussians", 0.0]
+    numbers["mmd2/negative"] = (equal["mmd2"] < 0).double().mean().item()
+    numbers["mmd2/settings"] = len(deviations)
+    numbers["mmd2/largest deviation"] = max(map(abs, deviations))
+    return numbers
+
+
+def exact_numbers():
+    """Numbers for the record that need no sample: values, slopes, minima, error of quadrature."""
+    numbers = {}
+    for name, pair in PAIRS.items():
+        theta = torch.tensor(pair["sampled"], dtype=torch.float64)
+        for kind, function in (("exact", exact), ("slope", slopes)):
+            for key, values in function(name, theta).items():
+                for position, value in zip(pair["sampled"], values.tolist()):
+                    if math.isfinite(value):
+                        numbers[f"{name}/{position:g}/{kind}/{key}"] = value
+
+    theta = torch.linspace(0, 8, 161, dtype=torch.float64)
+    mixture = exact("mixture", theta)
+    mixture["mmd2, wide"] = exact_mmd2("mixture", theta, WIDE)
+    for key, values in mixture.items():
+        numbers[f"mixture/minimum/{key}"] = theta[values.argmin()].item()
+
+    numbers |= {"bandwidth": BANDWIDTH, "wide": WIDE, "neighbours": NEIGHBOURS}
+    found = exact("gaussians", theta)
+    closed = {"kl_pq": theta.square() / 2, "kl_qp": theta.square() / 2, "w1": theta}
+    errors = [(found[key] - closed[key]).abs().max().item() for key in closed]
+    numbers["quadrature/error"] = max(errors)
+    return numbers
+
+
+def fingerprint(args):
+    """Exact values of every pair, and every estimate from 20 points (not of --points of them)."""
+    torch.manual_seed(args.seed)
+    numbers = []
+    for name, pair in PAIRS.items():
+        theta = pair["sampled"][1]
+        values = exact(name, torch.tensor([theta], dtype=torch.float64)).values()
+        numbers += [value.item() for value in values if value.isfinite()]
+        found = estimates(name, theta, points=20, repetitions=2, device=torch.device("cpu"))
+        numbers += [values.mean().item() for values in found.values()]
+    return numbers
+
+
+# ------------------------------------------------------------------------------------- figures
+LOOKS = {  # divergence: (color, line, marker)
+    "kl_pq": ("C3", "-", "o"), "kl_qp": ("C1", "--", "s"), "js": ("C0", "-.", "^"),
+    "mmd2": ("C2", ":", "v"), "w1": ("black", (0, (5, 1, 1, 1, 1, 1)), "D"),
+}
 
 
 def draw_curves(path, measured):
-    """Exact values as lines and mean +- sd of the estimates as marks, a panel for each pair; slopes in the last."""
-    looks = {"kl_pq": ("C3", "-", "o"), "kl_qp": ("C1", "--", "s"), "js": ("C0", "-.", "^"),
-             "mmd2": ("C2", ":", "v"), "w1": ("black", (0, (5, 1, 1, 1, 1, 1)), "D")}
-    titles = {"gaussians": "two Gaussians", "uniforms": "two uniforms", "mixture": "mixture, Gaussian"}
+    """Exact values as lines and estimates as marks, a panel for each pair; slopes in the last."""
     figure = Figure(figsize=(6.5, 2.3))
-    axes = figure.subplots(1, 4)
-    for name, panel in zip(PAIRS, axes):
-        theta = torch.linspace(*PAIRS[name][3], 201, dtype=torch.float64)
-        curves = exact(name, theta)
-        if name == "gaussians":
-            for key, slope in slopes(name, theta).items():
-                axes[3].plot(theta[1:], slope[1:], color=looks[key][0], linestyle=looks[key][1])
-        for key, (color, line, marker) in looks.items():
-            if curves[key].isfinite().sum() > 1:
-                panel.plot(theta, curves[key], color=color, linestyle=line)
-            marks = [(at, mean, sd) for (pair, at, which), (mean, sd) in measured.items()
-                     if (pair, which) == (name, key) and 0 < at <= theta.max()]
-            at, mean, sd = zip(*marks)
-            panel.errorbar(at, mean, sd, color=color, linestyle="", marker=marker, markersize=2.5, elinewidth=0.8,
-                           markerfacecolor="white", markeredgewidth=0.7)
-        panel.set(title=titles[name], xlabel=r"position $\theta$ of $q$", yscale="log", ylim=(0.01, 60),
-                  xticks=range(0, int(theta.max()) + 1, 2 if theta.max() > 2 else 1))
-    axes[1].text(0.5, 0.98, "exact KL: $\\infty$", ha="center", va="top", transform=axes[1].transAxes)
-    axes[0].set_ylabel("divergence (KL, JS in nats)")
-    for panel in axes[1:3]:
-        panel.tick_params(labelleft=False)
-    axes[3].set(title="slope, Gaussians", ylabel=r"d/d$\theta$", xlabel=r"position $\theta$ of $q$", yscale="log",
-                ylim=(1e-4, 20), xticks=range(0, 9, 2))
-    handles = [Line2D([], [], color=color, linestyle=line, marker=marker, markersize=2.5, markerfacecolor="white")
-               for color, line, marker in looks.values()]
+    gaussians, uniforms, mixture, slope = figure.subplots(1, 4)
+    draw_pair(gaussians, "gaussians", measured)
+    draw_pair(uniforms, "uniforms", measured)
+    draw_pair(mixture, "mixture", measured)
+    draw_slopes(slope)
+    gaussians.set(title="two Gaussians", ylabel="divergence (KL, JS in nats)")
+    uniforms.set(title="two uniforms")
+    uniforms.text(0.5, 0.98, "exact KL: $\\infty$", ha="center", va="top",
+                  transform=uniforms.transAxes)
+    mixture.set(title="mixture, Gaussian")
+    for axes in (uniforms, mixture):
+        axes.tick_params(labelleft=False)
+    handles = [Line2D([], [], color=color, linestyle=line, marker=marker, markersize=2.5,
+                      markerfacecolor="white") for color, line, marker in LOOKS.values()]
     figure.legend(handles, NAMES.values(), loc="outside lower center", ncols=5, handlelength=3.5)
     save_figure(figure, path)
 
 
-def exact_numbers():
-    """Numbers for the record that need no sample: values, slopes, minima, and how good the quadrature is."""
-    numbers = {}
-    for name, (_, _, thetas, _) in PAIRS.items():
-        theta = torch.tensor(thetas, dtype=torch.float64)
-        for kind, values in (("exact", exact(name, theta)), ("slope", slopes(name, theta))):
-            for key, row in values.items():
-                numbers |= {f"{name}/{at:g}/{kind}/{key}": value
-                            for at, value in zip(thetas, row.tolist()) if math.isfinite(value)}
-    theta = torch.linspace(*PAIRS["mixture"][3], 161, dtype=torch.float64)
-    for key, values in {**exact("mixture", theta), "mmd2, wide": exact_mmd2("mixture", theta, WIDE)}.items():
-        numbers[f"mixture/minimum/{key}"] = theta[values.argmin()].item()
-    numbers |= {"bandwidth": BANDWIDTH, "wide": WIDE, "neighbours": NEIGHBOURS}
-    values = exact("gaussians", theta)
-    errors = [(values[key] - truth).abs().max().item() for key, truth in
-              (("kl_pq", theta.square() / 2), ("kl_qp", theta.square() / 2), ("w1", theta))]
-    numbers["quadrature/error"] = max(errors)
-    return numbers
+def draw_pair(axes, name, measured):
+    """Exact values of a pair over theta, and mean +- sd of the estimates at each theta sampled."""
+    low, high = PAIRS[name]["drawn"]
+    theta = torch.linspace(low, high, 201, dtype=torch.float64)
+    curves = exact(name, theta)
+    sampled = [position for position in PAIRS[name]["sampled"] if 0 < position <= high]
+    for key, (color, line, marker) in LOOKS.items():
+        if curves[key].isfinite().sum() > 1:
+            axes.plot(theta, curves[key], color=color, linestyle=line)
+        means = [measured[name, position][key].mean().item() for position in sampled]
+        sds = [measured[name, position][key].std().item() for position in sampled]
+        axes.errorbar(sampled, means, sds, color=color, linestyle="", marker=marker,
+                      markersize=2.5, elinewidth=0.8, markerfacecolor="white", markeredgewidth=0.7)
+    step = 1 if high < 4 else 2
+    axes.set(xlabel=r"position $\theta$ of $q$", xticks=range(low, high + 1, step), yscale="log",
+             ylim=(0.01, 60))
+
+
+def draw_slopes(axes):
+    """Slopes of the divergences between two Gaussians over theta."""
+    low, high = PAIRS["gaussians"]["drawn"]
+    theta = torch.linspace(low, high, 201, dtype=torch.float64)
+    for key, slope in slopes("gaussians", theta).items():
+        color, line, _ = LOOKS[key]
+        axes.plot(theta[1:], slope[1:], color=color, linestyle=line)  # at 0 most of them are 0
+    axes.set(title="slope, Gaussians", xlabel=r"position $\theta$ of $q$", ylabel=r"d/d$\theta$",
+             xticks=range(0, 9, 2), yscale="log", ylim=(1e-4, 20))
 
 
 # ------------------------------------------------------- files: the same text in every script
@@ -423,54 +559,18 @@ def run(main):
 # ------------------------------------------------------------------------------- command line
 def parse_args(argv=None):
     """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
-    parser.add_argument("--points", type=number(int, 20, 10**4), default=500, help="of every sample")
+    parser.add_argument("--points", type=number(int, 20, 10**4), default=500,
+                        help="of every sample")
     parser.add_argument("--repetitions", type=number(int, 2, 10**5), default=200,
                         help="samples for the spread of each estimate")
     parser.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="of all chance")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
-    parser.add_argument("--out-dir", type=folder, default=HERE / "plots", help="for the figure and the record")
-    argv = sys.argv[1:] if argv is None else argv
+    parser.add_argument("--out-dir", type=folder, default=HERE / "plots",
+                        help="for the figure and the record")
     return named(parser.parse_args(argv), "p4_divergences", (), parser, argv)
-
-
-def fingerprint(args):
-    """Exact values of every pair, and every estimate from 20 points (not of --points of them)."""
-    torch.manual_seed(args.seed)
-    numbers = []
-    for name, (_, _, thetas, _) in PAIRS.items():
-        theta = torch.tensor(thetas[1:2], dtype=torch.float64)
-        numbers += [value.item() for value in exact(name, theta).values() if value.isfinite()]
-        found = estimates(name, thetas[1], points=20, repetitions=2, device=torch.device("cpu"))
-        numbers += [values.mean().item() for values in found.values()]
-    return numbers
-
-
-def measure(args, device):
-    """Estimates of every pair: {(pair, theta, divergence): (mean, sd)} and numbers; prints a table."""
-    numbers, measured, unbiased = {}, {}, []
-    print(f"{'pair':12}{'theta':>6}{'divergence':>12}{'exact':>9}{'slope':>10}{'estimate':>10}{'sd':>8}")
-    for name, (_, _, thetas, _) in PAIRS.items():
-        for at in thetas:
-            theta = torch.tensor([at], dtype=torch.float64)
-            truth, slope = exact(name, theta), slopes(name, theta)
-            found = estimates(name, at, args.points, args.repetitions, device)
-            for key, values in found.items():
-                mean, sd = values.mean().item(), values.std().item()
-                measured[name, at, key] = mean, sd
-                numbers[f"{name}/{at:g}/mean/{key}"] = mean
-                numbers[f"{name}/{at:g}/sd/{key}"] = sd
-                print(f"{name:12}{at:6g}{NAMES[key].replace('$', ''):>12}{truth[key].item():9.3f}"
-                      f"{slope[key].item():10.2e}{mean:10.3f}{sd:8.3f}")
-            mean, sd = measured[name, at, "mmd2"]
-            error = sd / math.sqrt(args.repetitions)
-            unbiased.append((mean - truth["mmd2"].item()) / error)
-            if (name, at) == ("gaussians", 0.0):
-                numbers["mmd2/negative"] = (found["mmd2"] < 0).double().mean().item()
-    numbers["mmd2/settings"] = len(unbiased)
-    numbers["mmd2/largest deviation"] = max(map(abs, unbiased))  # in standard errors of the mean
-    return measured, numbers
 
 
 def main(argv=None):
@@ -479,13 +579,14 @@ def main(argv=None):
         prepare_folders(args.out_dir)
         device = choose_device(args.no_cuda)
         start = time.perf_counter()
-        steps = fingerprint(args)
         torch.manual_seed(args.seed)
-        measured, numbers = measure(args, device)
+        measured = measure(args, device)
+        numbers = exact_numbers() | estimated_numbers(measured)
+
         stem = f"{args.out_dir / args.run_name}"
         draw_curves(Path(f"{stem}_curves.pdf"), measured)
-        write_record(Path(f"{stem}.json"), args, [machine(device)], exact_numbers() | numbers,
-                     ("mmd2/largest deviation",), fingerprint=steps,
+        write_record(Path(f"{stem}.json"), args, [machine(device)], numbers,
+                     headline=("mmd2/largest deviation",), fingerprint=fingerprint(args),
                      seconds=time.perf_counter() - start, curves={})
     print(f"record and figure: {stem}*")
 
