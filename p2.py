@@ -1,10 +1,13 @@
-"""Problem 2: descent on the hyper-parameters lambda and eta (2.1), weight decay against its heuristics (2.2).
+"""Problem 2: descent on the hyper-parameters lambda and eta (2.1), and weight decay (2.2).
 
-    python p2.py [--dataset fashion]    both parts, 2.2 on 10 000 images
+    python p2.py                        both parts, 2.2 on 10 000 images of MNIST
+    python p2.py --dataset fashion      the same on Fashion-MNIST
 
-2.2 is set in chapter 3 of Nielsen's Neural Networks and Deep Learning (2015): sigmoid units, plain SGD, parameters from
-N(0, 1), L2 on the weights alone, C = C_0 + lambda / (2n) ||w||^2. Four counts have four letters: n training examples,
-m in a mini-batch, N_w weights, n_in inputs of a unit. Writes plots/p2.json, plots/p2_hyper.pdf, plots/p2_decay.pdf.
+It prints its numbers and writes plots/p2.json, plots/p2_hyper.pdf and plots/p2_decay.pdf.
+
+2.2 is set in chapter 3 of Nielsen's Neural Networks and Deep Learning (2015): sigmoid units, plain
+SGD, parameters from N(0, 1), L2 on the weights alone, C = C_0 + lambda / (2n) ||w||^2. Four counts
+have four letters: n training examples, m in a mini-batch, N_w weights, n_in inputs of a unit.
 """
 import argparse
 import contextlib
@@ -38,40 +41,64 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
-EXAMPLES, BATCH, RATE, END = 10000, 10, 0.5, 5  # n, m and eta of 2.2, which trains until eta lambda t / m is END
-MAIN = "784-30-3"  # n_in, hidden units, lambda; the other networks differ from it in one of the three, the last in two
-TAGS = (MAIN, "784-10-3", "784-100-3", "784-30-1", "784-30-10", "196-100-3")
-NETWORKS = {tag: tuple(map(int, tag.split("-"))) for tag in TAGS}
+
+# Settings of 2.2
+EXAMPLES = 10_000  # n
+BATCH = 10  # m
+RATE = 0.5  # eta
+END = 5  # training ends at eta lambda t / m = END, after t epochs
 COSTS = ("quadratic", "cross-entropy")
+NETWORKS = {  # name: (n_in, hidden units, lambda)
+    "784-30-3": (784, 30, 3),
+    "784-10-3": (784, 10, 3),
+    "784-100-3": (784, 100, 3),
+    "784-30-1": (784, 30, 1),
+    "784-30-10": (784, 30, 10),
+    "196-100-3": (196, 100, 3),
+}
+MAIN = "784-30-3"  # the others differ from it in one of the three, the last one in two
 
 
+# ------------------------------------------------------------ 2.1: derivatives through training
 def unroll(cost, w, eta, steps):
-    """Differentiable gradient descent on cost(w) (G,): [w_0, ..., w_T], each (G, P); eta (G, 1), or one number."""
+    """Gradient descent [w_0, ..., w_T], each (G, P), that can itself be differentiated.
+
+    G independent runs: cost(w) is (G,), w = w_0 (G, P), eta (G, 1) or one number.
+    """
     iterates = [w.requires_grad_()]
     for _ in range(steps):
-        slope, = torch.autograd.grad(cost(iterates[-1]).sum(), iterates[-1], create_graph=True)
-        iterates.append(iterates[-1] - eta * slope)
+        w = iterates[-1]
+        gradient, = torch.autograd.grad(cost(w).sum(), w, create_graph=True)
+        iterates.append(w - eta * gradient)
     return iterates
 
 
 def value_and_slope(function, at):
-    """function(at) and its derivative, both (G,), for at (G,) when entry g of the result depends on at[g] alone."""
+    """function(at) and its derivative, both (G,), where entry g depends on at[g] (G,) alone."""
     at = at.detach().requires_grad_()
     value = function(at)
-    return value.detach(), torch.autograd.grad(value.sum(), at)[0]
+    slope, = torch.autograd.grad(value.sum(), at)
+    return value.detach(), slope
 
 
 def difference_error(function, at, step=1e-5):
-    """Largest relative error of that derivative against central differences, over the points at (G,)."""
-    central = (function(at + step) - function(at - step)).detach() / (2 * step)
-    return ((value_and_slope(function, at)[1] - central) / central).abs().max().item()
+    """Largest relative error of that derivative against central differences, over at (G,)."""
+    difference = (function(at + step) - function(at - step)).detach() / (2 * step)
+    _, slope = value_and_slope(function, at)
+    return ((slope - difference) / difference).abs().max().item()
 
 
+# --------------------------------------------------------------------------------- 2.1: lambda
 def ridge_problem(seed, device):
-    """A linear regression in float64: X (20, 15), y (20, 1) to train on, as many to validate; noise of variance 4."""
+    """A linear regression in float64: X, X_val (20, 15), y, y_val (20, 1); noise of variance 4."""
     generator = torch.Generator().manual_seed(seed)
-    X, w, noise = (torch.randn(n, d, dtype=torch.float64, generator=generator) for n, d in ((40, 15), (15, 1), (40, 1)))
-    return [part.to(device) for whole in (X, X @ w + 2 * noise) for part in whole.split(20)]
+    X = torch.randn(40, 15, dtype=torch.float64, generator=generator)
+    w = torch.randn(15, 1, dtype=torch.float64, generator=generator)
+    noise = torch.randn(40, 1, dtype=torch.float64, generator=generator)
+    y = X @ w + 2 * noise
+    X_train, X_val = X.to(device).split(20)
+    y_train, y_val = y.to(device).split(20)
+    return X_train, X_val, y_train, y_val
 
 
 def squares(w, X, y):
@@ -80,220 +107,480 @@ def squares(w, X, y):
 
 
 def validation_cost(log_lam, problem, steps=200, eta=0.2):
-    """Cost on the validation examples after training from w = 0 with lambda = exp(log_lam), both (G,)."""
+    """Cost on the validation examples after training from w = 0 with exp(log_lam), both (G,)."""
     X, X_val, y, y_val = problem
-    start, lam = X.new_zeros(len(log_lam), X.shape[1]), log_lam.exp() / (2 * len(X))
-    return squares(unroll(lambda w: squares(w, X, y) + lam * w.square().sum(1), start, eta, steps)[-1], X_val, y_val)
+    penalty = log_lam.exp() / (2 * len(X))
+    start = X.new_zeros(len(log_lam), X.shape[1])
+
+    def training_cost(w):
+        return squares(w, X, y) + penalty * w.square().sum(1)
+
+    w = unroll(training_cost, start, eta, steps)[-1]
+    return squares(w, X_val, y_val)
 
 
 def descend_jointly(X, y, lam=2.0, eta=0.2, limit=1e6):
-    """Descent on (w, lambda) through the training cost until that is below -limit: rows (lambda, cost, ||w||)."""
-    n, w, path = len(X), X.new_zeros(X.shape[1], 1), []
-    while not path or path[-1][1] > -limit:
-        residual, square = X @ w - y, w.square().sum().item()
-        path.append((lam, (residual.square().sum().item() + lam * square) / (2 * n), square**0.5))
-        w, lam = w - eta * (X.T @ residual + lam * w) / n, lam - eta * square / (2 * n)
+    """Descent on (w, lambda) through the training cost C, until that is below -limit.
+
+    [(lambda, C, ||w||) of every step]; X (n, d), y (n, 1). dC/dlambda = ||w||^2 / (2n).
+    """
+    n = len(X)
+    w = X.new_zeros(X.shape[1], 1)
+    path = []
+    cost = math.inf
+    while cost > -limit:
+        residual = X @ w - y
+        square = w.square().sum().item()
+        cost = (residual.square().sum().item() + lam * square) / (2 * n)
+        path.append((lam, cost, square**0.5))
+        w = w - eta * (X.T @ residual + lam * w) / n
+        lam = lam - eta * square / (2 * n)
     return path
+
+
+def descend_on_validation(objective, log_lam, steps):
+    """Descent on log(lambda), at rate 1, through objective(log_lam), which is (1,) as log_lam is.
+
+    [lambda before each step and at the end], and the objective at the end.
+    """
+    path = []
+    for _ in range(steps + 1):
+        cost, slope = value_and_slope(objective, log_lam)
+        path.append(log_lam.exp().item())
+        log_lam = log_lam - slope
+    return path, cost.item()
 
 
 def study_lambda(seed, device, outer=60):
     """2.1 for lambda: numbers for the record, curves for the figure."""
     problem = ridge_problem(seed, device)
-    joint, objective = descend_jointly(problem[0], problem[2]), partial(validation_cost, problem=problem)
+    X, _, y, _ = problem
+    joint = descend_jointly(X, y)
     zero = next(step for step, (lam, _, _) in enumerate(joint) if lam < 0)
-    floor = -torch.linalg.eigvalsh(problem[0].T @ problem[0])[0].item()  # below it the cost has no minimum in w
+    floor = -torch.linalg.eigvalsh(X.T @ X)[0].item()  # below it the cost has no minimum in w
+
+    objective = partial(validation_cost, problem=problem)
     grid = torch.linspace(math.log(0.01), math.log(100), 100, dtype=torch.float64, device=device)
     costs, _ = value_and_slope(objective, grid)
-    log_lam, bilevel = grid.new_full((1,), math.log(0.02)), []
-    for _ in range(outer + 1):
-        cost, slope = value_and_slope(objective, log_lam)
-        bilevel.append(log_lam.exp().item())
-        log_lam = log_lam - slope
-    numbers = {"lambda/start": joint[0][0], "lambda/zero": zero, "lambda/steps": len(joint) - 1,
-               "lambda/end": joint[-1][0], "lambda/floor": floor, "lambda/outer": outer,
-               "lambda/weights": joint[-1][2], "lambda/weights at zero": joint[zero][2],
-               "lambda/from": bilevel[0], "lambda/found": bilevel[-1],
-               "lambda/best": grid[costs.argmin()].exp().item(), "lambda/least": costs.min().item(),
-               "lambda/cost": cost.item(), "lambda/error": difference_error(objective, grid[::10])}
-    return numbers, {"lambda_joint": [row[0] for row in joint], "lambda_bilevel": bilevel}
+    start = X.new_tensor([math.log(0.02)])
+    bilevel, cost = descend_on_validation(objective, start, outer)
+    numbers = {
+        "lambda/start": joint[0][0], "lambda/zero": zero, "lambda/steps": len(joint) - 1,
+        "lambda/end": joint[-1][0], "lambda/floor": floor, "lambda/outer": outer,
+        "lambda/weights": joint[-1][2], "lambda/weights at zero": joint[zero][2],
+        "lambda/from": bilevel[0], "lambda/found": bilevel[-1],
+        "lambda/best": grid[costs.argmin()].exp().item(), "lambda/least": costs.min().item(),
+        "lambda/cost": cost, "lambda/error": difference_error(objective, grid[::10]),
+    }
+    return numbers, {"lambda_joint": [lam for lam, _, _ in joint], "lambda_bilevel": bilevel}
 
 
+# ------------------------------------------------------------------------------------ 2.1: eta
 def tanh_costs(eta, steps, init):
-    """C_t(eta), t = 0 ... steps, (steps + 1, G), of 1-8-1 tanh networks on sin(3x); bounded at every rate eta (G,)."""
+    """C_t(eta), t = 0 ... steps, (steps + 1, G), of 1-8-1 networks of tanh units on sin(3x).
+
+    A run for each rate eta (G,), all from initialisation `init`. As the output is a tanh too, the
+    cost is bounded at every rate.
+    """
     x = torch.linspace(-1, 1, 20, dtype=eta.dtype, device=eta.device)
-    w = torch.randn(1, 24, dtype=eta.dtype, generator=torch.Generator().manual_seed(init)).to(eta.device)
+    generator = torch.Generator().manual_seed(init)
+    start = torch.randn(1, 24, dtype=eta.dtype, generator=generator).to(eta.device)
 
     def cost(w):
         inner, bias, outer = w.chunk(3, dim=1)  # (G, 8) each
         hidden = torch.tanh(inner[:, None] * x[:, None] + bias[:, None])  # (G, 20, 8)
-        return 0.5 * (torch.tanh(hidden @ outer[:, :, None]).squeeze(2) - torch.sin(3 * x)).square().mean(dim=1)
-    return torch.stack([cost(w) for w in unroll(cost, w.repeat(len(eta), 1), eta[:, None], steps)])
+        output = torch.tanh(hidden @ outer[:, :, None]).squeeze(2)  # (G, 20)
+        return 0.5 * (output - torch.sin(3 * x)).square().mean(dim=1)
+
+    iterates = unroll(cost, start.repeat(len(eta), 1), eta[:, None], steps)
+    return torch.stack([cost(w) for w in iterates])
+
+
+def last_tanh_cost(eta, steps, init):
+    """C_T(eta), (G,), the objective of a descent on eta (G,)."""
+    return tanh_costs(eta, steps, init)[-1]
+
+
+def sweep_rates(etas, steps, init):
+    """C_t at every rate (steps + 1, E), and the derivative of C_T (E,), for etas (E,)."""
+    costs = []
+    slopes = []
+    for chunk in etas.split(100):  # memory holds the graph of 100 trainings
+        eta = chunk.detach().requires_grad_()
+        path = tanh_costs(eta, steps, init)
+        slope, = torch.autograd.grad(path[-1].sum(), eta)
+        costs.append(path.detach())
+        slopes.append(slope)
+    return torch.cat(costs, dim=1), torch.cat(slopes)
+
+
+def find_edge(costs):
+    """Index of the smallest rate at which a step of training raises the cost; costs (T + 1, E)."""
+    rises = (costs[1:] > costs[:-1]).any(dim=0)
+    return rises.nonzero()[0].item()
+
+
+def summarise_rates(etas, costs, slopes, edge):
+    """Best rates after 1, 10 and all steps, and what the slope says below and above the edge."""
+    best = etas[costs[-1].argmin()].item()
+    away = ((slopes > 0) != (etas > best)).double()  # a small step of descent leads away from best
+    return {
+        "edge": etas[edge].item(),
+        "best 1": etas[costs[1].argmin()].item(),
+        "best 10": etas[costs[10].argmin()].item(),
+        "best 100": best,
+        "away below": away[:edge].mean().item(),
+        "away above": away[edge:].mean().item(),
+        "slope below": slopes[:edge].abs().max().item(),
+        "slope above": slopes[edge:].abs().max().item(),
+    }
 
 
 def study_eta(seed, inits, device, steps=100):
-    """2.1 for eta: numbers (ranges over initialisations), curves (of the first); beyond the edge a step ascends."""
-    etas, rows, curves = torch.linspace(0.02, 16, 800, dtype=torch.float64, device=device), [], {}
-    names = ("edge", "best 1", "best 10", "best 100", "away below", "away above", "slope below",
-             "slope above", "error")
+    """2.1 for eta: numbers (ranges over the initialisations), curves (of the first one)."""
+    etas = torch.linspace(0.02, 16, 800, dtype=torch.float64, device=device)
+    summaries = []
     for init in range(seed, seed + inits):
-        def final(eta, init=init):
-            return tanh_costs(eta, steps, init)[-1]
-        slopes = torch.cat([value_and_slope(final, part)[1] for part in etas.split(100)])  # memory holds 100 paths
-        path = torch.cat([tanh_costs(part, steps, init).detach() for part in etas.split(100)], dim=1)
-        edge = (path[1:] > path[:-1]).any(dim=0).nonzero()[0].item()
-        best = [etas[path[horizon].argmin()].item() for horizon in (1, 10, steps)]
-        away = ((slopes > 0) != (etas > best[-1])).double()  # a small step of descent leads away from the best rate
-        rows.append((etas[edge].item(), *best, away[:edge].mean().item(), away[edge:].mean().item(),
-                     *(part.abs().max().item() for part in slopes.tensor_split([edge])),
-                     difference_error(final, etas[:edge // 2])))
-        curves = curves or {"eta": etas.tolist(), "eta_cost": path[-1].tolist(), "eta_slope": slopes.tolist()}
-    numbers = {f"eta/{key}/{end.__name__}": end(column)
-               for key, column in zip(names, zip(*rows)) for end in (min, max)}
+        costs, slopes = sweep_rates(etas, steps, init)
+        edge = find_edge(costs)
+        summary = summarise_rates(etas, costs, slopes, edge)
+        objective = partial(last_tanh_cost, steps=steps, init=init)
+        summary["error"] = difference_error(objective, etas[:edge // 2])
+        summaries.append(summary)
+        if init == seed:
+            curves = {"eta": etas.tolist(), "eta_cost": costs[-1].tolist(),
+                      "eta_slope": slopes.tolist()}
+    numbers = {}
+    for name in summaries[0]:
+        values = [summary[name] for summary in summaries]
+        numbers[f"eta/{name}/min"] = min(values)
+        numbers[f"eta/{name}/max"] = max(values)
     return numbers | {"eta/rates": len(etas), "eta/steps": steps}, curves
 
 
+# --------------------------------------------------------------------- 2.2: network and training
+def initialise(network, inits, generator):
+    """[(W (K, below, units), b (K, 1, units)) of each layer] from N(0, 1), K = 2 * inits.
+
+    The first half of the K networks is trained on the quadratic cost, the second, which starts
+    from the same parameters, on the cross-entropy.
+    """
+    inputs, hidden, _ = network
+    layers = []
+    for below, units in ((inputs, hidden), (hidden, 10)):
+        W = torch.randn(inits, below, units, generator=generator)
+        b = torch.randn(inits, 1, units, generator=generator)
+        layers.append((W.repeat(2, 1, 1), b.repeat(2, 1, 1)))
+    return layers
+
+
 def backpropagate(layers, x, y):
-    """([(inputs, errors) of each layer], outputs (K, B, 10)) for x (B, n_in) in [0, 1] and one-hot y (B, 10)."""
+    """[(inputs (K, B, below), errors (K, B, units)) of each layer], outputs (K, B, 10).
+
+    x (B, n_in) in [0, 1], y (B, 10) one-hot. An error is the derivative of C_0 of one image by the
+    weighted input of a unit (Nielsen, chapter 2).
+    """
     (W1, b1), (W2, b2) = layers
-    x, half = x.expand(len(W1), -1, -1), len(W1) // 2
-    hidden = torch.sigmoid(torch.baddbmm(b1, x, W1))  # (K, B, h)
+    x = x.expand(len(W1), -1, -1)
+    hidden = torch.sigmoid(torch.baddbmm(b1, x, W1))
     output = torch.sigmoid(torch.baddbmm(b2, hidden, W2))
-    error = output - y
-    error[:half] *= output[:half] * (1 - output[:half])  # sigma', of the quadratic cost alone
-    return [(x, error @ W2.mT * hidden * (1 - hidden)), (hidden, error)], output
+    error = output - y  # of the cross-entropy, in which sigma' cancels
+    half = len(W1) // 2
+    error[:half] *= output[:half] * (1 - output[:half])  # sigma', of the quadratic cost
+    hidden_error = error @ W2.mT * hidden * (1 - hidden)
+    return [(x, hidden_error), (hidden, error)], output
 
 
 def sgd_step(layers, x, y, decay):
-    """w <- decay * w - eta * (mean gradient of C_0 over the batch), in place; biases do not decay."""
-    for (W, b), (inputs, error) in zip(layers, backpropagate(layers, x, y)[0]):
+    """w <- decay * w - eta * (mean gradient of C_0 over the batch), in place.
+
+    Biases do not decay. x (B, n_in), y (B, 10) are the batch, decay is 1 - eta lambda / n.
+    """
+    signals, _ = backpropagate(layers, x, y)
+    for (W, b), (inputs, error) in zip(layers, signals):
         W.baddbmm_(inputs.mT, error, beta=decay, alpha=-RATE / len(x))
         b.add_(error.sum(dim=1, keepdim=True), alpha=-RATE / len(x))
 
 
-def gauge(layers, x, y, pull):
-    """(3, 2, K), for each layer: ||g|| of the data gradient over all of x, <g, w> / ||w||, and pull ||w||."""
-    rows = []
-    for (W, _), (inputs, error) in zip(layers, backpropagate(layers, x, y)[0]):
-        g, size = inputs.mT @ error / len(x), W.flatten(1).norm(dim=1)
-        rows.append(torch.stack((g.flatten(1).norm(dim=1), (g * W).flatten(1).sum(dim=1) / size, pull * size)))
-    return torch.stack(rows, dim=1)
+def final_cost(layers, x, y):
+    """C_0 of each network, a mean over the images, (K,)."""
+    _, output = backpropagate(layers, x, y)
+    square = 0.5 * (output - y).square()
+    entropy = F.binary_cross_entropy(output, y.expand_as(output), reduction="none")
+    half = len(output) // 2
+    return torch.cat((square[:half], entropy[half:])).sum(dim=2).mean(dim=1)
+
+
+def weight_norms(layers):
+    """||w|| of each layer of each network, (2, K)."""
+    return torch.stack([W.flatten(1).norm(dim=1) for W, _ in layers])
+
+
+def gradient_norms(layers, x, y, penalty):
+    """Of each layer ||g||, <g, w> / ||w|| and penalty * ||w||, each (2, K).
+
+    g is the gradient of C_0 over all of x; penalty = lambda / n.
+    """
+    signals, _ = backpropagate(layers, x, y)
+    data = []
+    along = []
+    for (W, _), (inputs, error) in zip(layers, signals):
+        g = inputs.mT @ error / len(x)
+        data.append(g.flatten(1).norm(dim=1))
+        along.append((g * W).flatten(1).sum(dim=1) / W.flatten(1).norm(dim=1))
+    return torch.stack(data), torch.stack(along), penalty * weight_norms(layers)
+
+
+def epochs_of(lam):
+    """How many epochs a network is trained, so that eta lambda t / m comes to END."""
+    return math.ceil(END * BATCH / (RATE * lam))
 
 
 def train(network, images, y, args, bar):
-    """Train on images (n, 1, 28, 28), one-hot y (n, 10): {quantity: array, a row an epoch or a mark (a step)}."""
-    inputs, hidden, lam = network
-    n, x = len(images), F.avg_pool2d(images, 28 // math.isqrt(inputs)).flatten(1)
+    """Train on images (n, 1, 28, 28), one-hot y (n, 10); {quantity: array}, networks last (K).
+
+    "norm" (E + 1, 2, K) and "dark" (E + 1,) before each epoch and at the end; at each step of
+    "mark" (S,) the gradients "data", "along" and "decay" (S, 2, K); "cost" (K,) at the end.
+    """
+    inputs, _, lam = network
+    n = len(images)
+    x = F.avg_pool2d(images, 28 // math.isqrt(inputs)).flatten(1)
+    dark = x.amax(dim=0) == 0  # pixels that are 0 everywhere: their weights have no data gradient
     generator = torch.Generator().manual_seed(args.seed)
-    layers = [[torch.randn(args.inits, rows, units, generator=generator).repeat(2, 1, 1).to(x.device)  # one half a cost
-               for rows in (below, 1)] for below, units in ((inputs, hidden), (hidden, 10))]
-    epochs, steps = math.ceil(END * BATCH / (RATE * lam)), n // BATCH
-    dark = x.amax(dim=0) == 0  # pixels that are 0 in every image: their weights have no data gradient
-    result = {"norm": [], "dark": [], "mark": [], "gauge": []}
+    layers = [(W.to(x.device), b.to(x.device))
+              for W, b in initialise(network, args.inits, generator)]
+    first_weights = layers[0][0]  # (K, n_in, hidden), changed in place
+    epochs = epochs_of(lam)
+    steps = n // BATCH
+    marks = {0, 1, 3, 10, 30, 100, 300, steps}
+    marks |= set(range(0, epochs * steps + 1, steps * math.ceil(epochs / 10)))
+    history = {name: [] for name in ("norm", "dark", "mark", "data", "along", "decay")}
     for step in range(epochs * steps + 1):
         if step % steps == 0:
             batches = torch.randperm(n, generator=generator).to(x.device).split(BATCH)
-            result["norm"].append(torch.stack([W.flatten(1).norm(dim=1) for W, _ in layers]))
-            result["dark"].append(layers[0][0][:, dark].norm())
-            bar.update(step > 0)
-        if step in (0, 1, 3, 10, 30, 100, 300, steps) or step % (steps * math.ceil(epochs / 10)) == 0:
-            result["mark"].append(torch.tensor(step))
-            result["gauge"].append(gauge(layers, x, y, lam / n))
-        if step < epochs * steps:
-            sgd_step(layers, x[batches[step % steps]], y[batches[step % steps]], 1 - RATE * lam / n)
-    output = backpropagate(layers, x, y)[1]
-    square, entropy = 0.5 * (output - y).square(), F.binary_cross_entropy(output, y.expand_as(output), reduction="none")
-    result["cost"] = [torch.cat((square[:args.inits], entropy[args.inits:])).sum(dim=2).mean(dim=1)]
-    return {key: torch.stack(values).double().cpu().numpy() for key, values in result.items()}
+            history["norm"].append(weight_norms(layers))
+            history["dark"].append(first_weights[:, dark].norm())
+        if step in marks:
+            gradients = gradient_norms(layers, x, y, lam / n)
+            for name, values in zip(("data", "along", "decay"), gradients):
+                history[name].append(values)
+            history["mark"].append(torch.tensor(step))
+        if step == epochs * steps:
+            break
+        batch = batches[step % steps]
+        sgd_step(layers, x[batch], y[batch], 1 - RATE * lam / n)
+        if (step + 1) % steps == 0:
+            bar.update()
+    result = {name: torch.stack(values) for name, values in history.items()}
+    result["cost"] = final_cost(layers, x, y)
+    return {name: values.double().cpu().numpy() for name, values in result.items()}
+
+
+# --------------------------------------------------------------------------- 2.2: measurements
+def of_cost(run, cost):
+    """What `train` returned, of the networks of one of COSTS alone."""
+    half = len(run["cost"]) // 2
+    networks = slice(half) if cost == "quadratic" else slice(half, None)
+    return {name: run[name][..., networks] for name in ("norm", "data", "along", "decay", "cost")}
 
 
 def tail_off(norms, pace):
-    """(epoch, norm at its middle) of the first epoch, else the last, to decay less than pace / 2; norms (E + 1,)."""
-    slow = [*np.flatnonzero(-np.diff(np.log(norms)) < pace / 2), len(norms) - 2][0]
-    return slow + 0.5, math.sqrt(norms[slow] * norms[slow + 1])
+    """(epoch, norm at its middle) of the first epoch that decays less than pace / 2, else the last.
+
+    norms (E + 1,) before each epoch and at the end; pace = eta lambda / m.
+    """
+    slow = np.flatnonzero(-np.diff(np.log(norms)) < pace / 2)
+    epoch = slow[0] if len(slow) else len(norms) - 2
+    return epoch + 0.5, math.sqrt(norms[epoch] * norms[epoch + 1])
+
+
+def first_epochs(run, nets, lam, n):
+    """(a) and (b) of 2.2: what dominates the hidden weights, and how they follow exp(-pace t).
+
+    {quantity: (I,)} over the initialisations of one cost; nets = of_cost(run, cost).
+    """
+    pace = RATE * lam / BATCH
+    ratio = nets["data"][:, 0] / nets["decay"][:, 0]  # of the norms of the two gradients
+    after_epoch = np.searchsorted(run["mark"], n // BATCH)
+    early = run["mark"] * pace * BATCH / n <= 1  # eta lambda t / m
+    along = np.abs(nets["along"][early, 0] / nets["decay"][early, 0])
+    logs = []  # of ||w|| / ||w_0|| at eta lambda t / m = 1
+    for norms in nets["norm"][:, 0].T:
+        logs.append(np.interp(1 / pace, np.arange(len(norms)), np.log(norms / norms[0])))
+    return {"needed": lam * ratio[0], "start": ratio[0], "epoch 1": ratio[after_epoch],
+            "along": along.max(axis=0), "excess": np.exp(np.add(logs, 1)) - 1}
+
+
+def last_epochs(nets, network, n):
+    """(c) of 2.2: where decay tails off, of the hidden layer and of all weights; {quantity: (I,)}.
+
+    Weights are given as their root mean square.
+    """
+    inputs, hidden, lam = network
+    hidden_weights = inputs * hidden
+    output_weights = hidden * 10
+    weights = hidden_weights + output_weights
+    pace = RATE * lam / BATCH
+    norm = nets["norm"]  # (E + 1, 2, I)
+    found = {"end out": norm[-1, 1] / output_weights**0.5,
+             "penalty": lam / (2 * n) * (norm[-1]**2).sum(axis=0), "cost": nets["cost"]}
+    for suffix, curves, count in (("", norm[:, 0], hidden_weights),
+                                  (" all", np.linalg.norm(norm, axis=1), weights)):
+        tails = np.array([tail_off(norms, pace) for norms in curves.T])
+        rms = tails[:, 1] / count**0.5
+        found |= {"end" + suffix: curves[-1] / count**0.5, "time" + suffix: tails[:, 0] * pace,
+                  "tail" + suffix: rms, "by N_w" + suffix: rms * weights**0.5,
+                  "by n_in" + suffix: rms * inputs**0.5}
+    return found
 
 
 def summarise(network, run, n):
-    """Numbers for the record from one network's run: {cost/key: mean} and {cost/key/sd} over the initialisations."""
+    """Numbers of one network: {cost/quantity: mean, cost/quantity/sd} over initialisations."""
     inputs, hidden, lam = network
-    counts, pace, half = np.array([inputs * hidden, hidden * 10]), RATE * lam / BATCH, run["norm"].shape[2] // 2
-    numbers = {"weights": int(counts.sum()), "root N_w": float(counts.sum()**-0.5)}
-    later, early = np.searchsorted(run["mark"], n // BATCH), run["mark"] * pace * BATCH / n <= 1
-    for cost, nets in zip(COSTS, (slice(half), slice(half, None))):
-        norm, (size, along, pull) = run["norm"][..., nets], run["gauge"][..., nets].swapaxes(0, 1)  # (E + 1 or S, 2, I)
-        log = [np.interp(1 / pace, np.arange(len(row)), np.log(row / row[0])) for row in norm[:, 0].T]
-        ratio = size[:, 0] / pull[:, 0]
-        found = {"needed": lam * ratio[0], "start": ratio[0], "epoch 1": ratio[later],
-                 "along": np.abs(along[early, 0] / pull[early, 0]).max(axis=0),
-                 "excess": np.exp(np.add(log, 1)) - 1, "end out": norm[-1, 1] / counts[1]**0.5,
-                 "penalty": lam / (2 * n) * (norm[-1]**2).sum(axis=0), "cost": run["cost"][0, nets]}
-        for key, curve, count in (("", norm[:, 0], counts[0]), (" all", np.linalg.norm(norm, axis=1), counts.sum())):
-            epochs, rms = np.array([tail_off(row, pace) for row in curve.T]).T / [[1], [count**0.5]]
-            found |= {"end" + key: curve[-1] / count**0.5, "time" + key: epochs * pace, "tail" + key: rms,
-                      "by N_w" + key: rms * counts.sum()**0.5, "by n_in" + key: rms * inputs**0.5}
-        for key, values in found.items():
-            numbers[f"{cost}/{key}"] = float(np.mean(values))
-            numbers[f"{cost}/{key}/sd"] = float(np.std(values, ddof=1))
+    weights = inputs * hidden + hidden * 10
+    numbers = {"weights": weights, "root N_w": float(np.power(weights, -0.5))}
+    for cost in COSTS:
+        nets = of_cost(run, cost)
+        found = first_epochs(run, nets, lam, n) | last_epochs(nets, network, n)
+        for name, values in found.items():
+            numbers[f"{cost}/{name}"] = float(np.mean(values))
+            numbers[f"{cost}/{name}/sd"] = float(np.std(values, ddof=1))
     return numbers
 
 
+def exponent(sizes, values):
+    """a of the power law value = constant * size^a, by least squares on the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
 def compare(runs, n):
-    """Numbers from all networks: {tag/...}, and exponents of the RMS weight at the tail-off in width and in lambda."""
-    numbers = {f"{tag}/{key}": value for tag in runs for key, value in summarise(NETWORKS[tag], runs[tag], n).items()}
-    for cost in COSTS:
-        for name, column, ends in (("width", 1, ("784-10-3", "784-100-3")), ("lambda", 2, ("784-30-1", "784-30-10"))):
-            sizes, rms = zip(*((NETWORKS[tag][column], numbers[f"{tag}/{cost}/tail"]) for tag in (MAIN, *ends)))
-            numbers[f"{name} exponent/{cost}"] = float(np.polyfit(np.log(sizes), np.log(rms), 1)[0])
-    shares = RATE * NETWORKS[MAIN][2] / n, 0.01, 0.1, 0.5  # eta lambda / n, of the main network and larger
-    numbers |= {f"second order/{i}": -math.log1p(-u) / u - 1 for i, u in enumerate(shares)}
-    if (d := runs[MAIN]["dark"])[0]:
-        numbers["dark"] = abs(math.log(d[-1] / d[0]) / math.log1p(-shares[0]) / (len(d) - 1) / (n // BATCH) - 1)
+    """Numbers of all networks, {network/...}, and of the arguments that 2.2 asks for."""
+    numbers = {}
+    for tag, run in runs.items():
+        for name, value in summarise(NETWORKS[tag], run, n).items():
+            numbers[f"{tag}/{name}"] = value
+    for cost in COSTS:  # the RMS weight at the tail-off as a power of the width and of lambda
+        rms = {tag: numbers[f"{tag}/{cost}/tail"] for tag in runs}
+        by_width = (rms["784-30-3"], rms["784-10-3"], rms["784-100-3"])
+        by_lambda = (rms["784-30-3"], rms["784-30-1"], rms["784-30-10"])
+        numbers[f"width exponent/{cost}"] = exponent((30, 10, 100), by_width)
+        numbers[f"lambda exponent/{cost}"] = exponent((3, 1, 10), by_lambda)
+
+    share = RATE * NETWORKS[MAIN][2] / n  # eta lambda / n: what a step takes
+    for place, u in enumerate((share, 0.01, 0.1, 0.5)):
+        numbers[f"second order/{place}"] = -math.log1p(-u) / u - 1
+    dark = runs[MAIN]["dark"]
+    if dark[0]:  # pixels that are black in every image, whose weights only decay
+        epochs = len(dark) - 1
+        rate = math.log(dark[-1] / dark[0]) / math.log1p(-share)
+        numbers["dark"] = abs(rate / epochs / (n // BATCH) - 1)
     return numbers | {"check/exact": (1 - 5e-5)**5000, "check/limit": math.exp(-0.25), "n": n}
+
+
+def fingerprint(args):
+    """Validation cost at one lambda, C_T at one eta, and costs after an epoch on drawn images."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    half = torch.full((1,), 0.5, dtype=torch.float64)
+    validation = validation_cost(half, ridge_problem(args.seed, half.device))
+    unrolled = last_tanh_cost(half, 10, args.seed)
+    drawn = torch.Generator().manual_seed(0)
+    images = torch.rand(64, 1, 28, 28, generator=drawn)
+    y = F.one_hot(torch.randint(10, (64,), generator=drawn), 10).float()
+    run = train((784, 10, 100), images, y, args, tqdm(disable=True))
+    torch.set_num_threads(threads)
+    return [validation.item(), unrolled.item(), *run["cost"].tolist()]
+
+
+# ------------------------------------------------------------------------------------- figures
+LOOKS = {  # of the two costs
+    "quadratic": {"color": "black", "linewidth": 1.7, "fillstyle": "none"},
+    "cross-entropy": {"color": "C3", "linewidth": 0.7, "fillstyle": "full"},
+}
 
 
 def draw_hyper(path, curves):
     """2.1: lambda through descent on either cost; C_T(eta); its derivative, by sign."""
     figure = Figure(figsize=(6.5, 2.0))
-    panels = figure.subplots(1, 3)
-    panels[0].plot(curves["lambda_joint"], color="black", label="training cost")
-    panels[0].plot(curves["lambda_bilevel"], color="C3", linestyle="--", label="validation cost")
-    panels[0].set_yscale("symlog", linthresh=0.1)
-    panels[0].set(xlabel="step of descent", ylabel=r"$\lambda$", title=r"descent on $\lambda$")
-    eta, slope = np.array(curves["eta"]), np.array(curves["eta_slope"])
-    panels[1].semilogx(eta, curves["eta_cost"], color="black", linewidth=0.7)
-    panels[1].set(xlabel=r"$\eta$", ylabel="$C_T$", title="cost after 100 steps")
-    for sign, marker, color, label in ((1, "x", "black", "positive"), (-1, "o", "C3", "negative")):
-        panels[2].loglog(eta[sign * slope > 0], np.abs(slope[sign * slope > 0]), marker, color=color, markersize=2,
-                         markeredgewidth=0.5, fillstyle="none", label=label)
-    panels[2].set(xlabel=r"$\eta$", ylabel=r"$|dC_T/d\eta|$", title="its derivative", ylim=(1e-7, None))
-    panels[0].legend(loc=(0.38, 0.52))
-    panels[2].legend(loc="lower left", handletextpad=0.1)
+    descent, final, derivative = figure.subplots(1, 3)
+    descent.plot(curves["lambda_joint"], color="black", label="training cost")
+    descent.plot(curves["lambda_bilevel"], color="C3", linestyle="--", label="validation cost")
+    descent.set_yscale("symlog", linthresh=0.1)
+    descent.set(xlabel="step of descent", ylabel=r"$\lambda$", title=r"descent on $\lambda$")
+    descent.legend(loc=(0.38, 0.52))
+
+    eta = np.array(curves["eta"])
+    final.semilogx(eta, curves["eta_cost"], color="black", linewidth=0.7)
+    final.set(xlabel=r"$\eta$", ylabel="$C_T$", title="cost after 100 steps")
+
+    slope = np.array(curves["eta_slope"])
+    for chosen, marker, color, label in ((slope > 0, "x", "black", "positive"),
+                                         (slope < 0, "o", "C3", "negative")):
+        derivative.loglog(eta[chosen], np.abs(slope[chosen]), marker, color=color, markersize=2,
+                          markeredgewidth=0.5, fillstyle="none", label=label)
+    derivative.set(xlabel=r"$\eta$", ylabel=r"$|dC_T/d\eta|$", title="its derivative",
+                   ylim=(1e-7, None))
+    derivative.legend(loc="lower left", handletextpad=0.1)
     save_figure(figure, path)
 
 
 def draw_decay(path, runs, numbers):
-    """2.2: norms against exp(-eta lambda t / m); gradients in the main network; weights where decay tails off."""
+    """2.2: norms against exp(-eta lambda t/m); gradients; weights where decay tails off."""
     figure = Figure(figsize=(6.5, 2.1))
-    panels = figure.subplots(1, 3)
-    panels[0].plot([0, 5], np.exp([0, -5]), color="0.7", linewidth=3, label=r"$\exp(-\eta\lambda t/m)$")
-    for cost, color, first in zip(COSTS, ("black", "C3"), (0, runs[MAIN]["norm"].shape[2] // 2)):
-        for tag, line in (("784-30-1", ":"), (MAIN, "--"), ("784-30-10", "-")):
-            norm, lam = runs[tag]["norm"][:, 0, first], NETWORKS[tag][2]
-            panels[0].semilogy(RATE * lam / BATCH * np.arange(len(norm)), norm / norm[0], line, color=color,
-                               linewidth=0.7 if first else 1.7, label=rf"$\lambda = {lam}$" if first else None)
-        for row, line, label in ((0, "-", "data"), (2, "--", "decay"), (1, ":", "data, along $w$")):
-            panels[1].loglog(runs[MAIN]["mark"] + 1, np.abs(runs[MAIN]["gauge"][:, row, 0, first]), line, color=color,
-                             linewidth=0.7 if first else 1.7, label=label if first else None)
-        for tag, marker in zip(NETWORKS, "osDv^*"):
-            panels[2].loglog(*(numbers[f"{tag}/{key}"] for key in ("weights", f"{cost}/tail")), marker, color=color,
-                             markersize=4, fillstyle="full" if first else "none", label=tag if first else None)
-    panels[0].set(xlabel=r"$\eta\lambda t/m$, $t$ in epochs", ylabel=r"$||w_t||\,/\,||w_0||$", title="hidden weights")
-    panels[1].set(xlabel="step + 1", ylabel="norm of gradient", title="gradients, hidden weights", ylim=(1e-6, None))
-    panels[2].loglog([6e3, 9e4], np.array([6e3, 9e4])**-0.5, color="0.4", label=r"$1/\sqrt{N_w}$")
-    panels[2].loglog([6e3, 9e4], [784**-0.5] * 2, color="0.4", linestyle="--", label=r"$1/\sqrt{784}$")
-    panels[2].set(xlabel="$N_w$", ylabel="RMS weight", title="where decay tails off", xlim=(5e3, 2e6))
-    for axes, place in zip(panels, ("lower left", "lower left", "right")):
+    norms, gradients, tails = figure.subplots(1, 3)
+    draw_norms(norms, runs)
+    draw_gradients(gradients, runs[MAIN])
+    draw_tails(tails, numbers)
+    for axes, place in ((norms, "lower left"), (gradients, "lower left"), (tails, "right")):
         axes.legend(fontsize=6, handlelength=1.5, labelspacing=0.2, loc=place)
     save_figure(figure, path)
+
+
+def label_once(cost, label):
+    """The label for the legend, which names every line once, as that of the cross-entropy."""
+    return label if cost == "cross-entropy" else None
+
+
+def draw_norms(axes, runs):
+    """Norm of the hidden weights over eta lambda t / m, of the first initialisation."""
+    axes.plot([0, 5], np.exp([0, -5]), color="0.7", linewidth=3,
+              label=r"$\exp(-\eta\lambda t/m)$")
+    for cost, look in LOOKS.items():
+        for tag, line in (("784-30-1", ":"), (MAIN, "--"), ("784-30-10", "-")):
+            _, _, lam = NETWORKS[tag]
+            norm = of_cost(runs[tag], cost)["norm"][:, 0, 0]
+            elapsed = RATE * lam / BATCH * np.arange(len(norm))
+            axes.semilogy(elapsed, norm / norm[0], line, **look,
+                          label=label_once(cost, rf"$\lambda = {lam}$"))
+    axes.set(xlabel=r"$\eta\lambda t/m$, $t$ in epochs", ylabel=r"$||w_t||\,/\,||w_0||$",
+             title="hidden weights")
+
+
+def draw_gradients(axes, run):
+    """Norms of the two gradients of the hidden weights over the steps, first initialisation."""
+    for cost, look in LOOKS.items():
+        nets = of_cost(run, cost)
+        for name, line, label in (("data", "-", "data"), ("decay", "--", "decay"),
+                                  ("along", ":", "data, along $w$")):
+            size = np.abs(nets[name][:, 0, 0])
+            axes.loglog(run["mark"] + 1, size, line, **look, label=label_once(cost, label))
+    axes.set(xlabel="step + 1", ylabel="norm of gradient", title="gradients, hidden weights",
+             ylim=(1e-6, None))
+
+
+def draw_tails(axes, numbers):
+    """RMS of the hidden weights where decay tails off, over N_w, beside the two scales."""
+    for cost, look in LOOKS.items():
+        for tag, marker in zip(NETWORKS, "osDv^*"):
+            weights = numbers[f"{tag}/weights"]
+            rms = numbers[f"{tag}/{cost}/tail"]
+            axes.loglog(weights, rms, marker, color=look["color"], fillstyle=look["fillstyle"],
+                        markersize=4, label=label_once(cost, tag))
+    ends = np.array([6e3, 9e4])
+    axes.loglog(ends, ends**-0.5, color="0.4", label=r"$1/\sqrt{N_w}$")
+    axes.loglog(ends, [784**-0.5, 784**-0.5], color="0.4", linestyle="--",
+                label=r"$1/\sqrt{784}$")
+    axes.set(xlabel="$N_w$", ylabel="RMS weight", title="where decay tails off", xlim=(5e3, 2e6))
 
 
 # ------------------------------------------------------- files: the same text in every script
@@ -559,6 +846,7 @@ def run(main):
 # ------------------------------------------------------------------------------- command line
 def parse_args(argv=None):
     """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
     parser.add_argument("--dataset", choices=("mnist", "fashion"), default="mnist")
@@ -567,52 +855,46 @@ def parse_args(argv=None):
     parser.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="of all chance")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
     parser.add_argument("--data-dir", type=folder, default=HERE / "data", help="torchvision's root")
-    parser.add_argument("--out-dir", type=folder, default=HERE / "plots", help="for the figures and the record")
-    argv = sys.argv[1:] if argv is None else argv
+    parser.add_argument("--out-dir", type=folder, default=HERE / "plots",
+                        help="for the figures and the record")
     args = parser.parse_args(argv)
     prefix = "p2" if args.dataset == "mnist" else f"p2_{args.dataset}"
     return named(args, prefix, ("dataset",), parser, argv)
 
 
-def fingerprint(args):
-    """Validation cost at one lambda, C_T at one eta, and costs after an epoch on 64 drawn images."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    half = torch.full((1,), 0.5, dtype=torch.float64)
-    numbers = [validation_cost(half, ridge_problem(args.seed, half.device)).item(),
-               tanh_costs(half, 10, args.seed)[-1].item()]
-    drawn = torch.Generator().manual_seed(0)
-    images = torch.rand(64, 1, 28, 28, generator=drawn)
-    y = F.one_hot(torch.randint(10, (64,), generator=drawn), 10).float()
-    result = train((784, 10, 100), images, y, args, tqdm(disable=True))
-    torch.set_num_threads(threads)
-    return numbers + result["cost"][0].tolist()
+def choose_examples(args, device):
+    """EXAMPLES of the training images, (n, 1, 28, 28) in [0, 1], and one-hot labels (n, 10)."""
+    images, labels, _, _ = load_dataset(args.dataset, args.data_dir)
+    generator = torch.Generator().manual_seed(args.seed)
+    chosen = torch.randperm(len(images), generator=generator)[:EXAMPLES]
+    x = images[chosen, None].to(device).float() / 255
+    y = F.one_hot(labels[chosen].long(), 10).to(device).float()
+    return x, y
 
 
 def main(argv=None):
     args = parse_args(argv)
     with own_settings():
         prepare_folders(args.out_dir)
-        device, start = choose_device(args.no_cuda), time.perf_counter()
+        device = choose_device(args.no_cuda)
+        start = time.perf_counter()
         steps = fingerprint(args)
-        images, labels = load_dataset(args.dataset, args.data_dir)[:2]
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))
-        chosen = order[:EXAMPLES]
-        images = images[chosen, None].to(device).float() / 255
-        y = F.one_hot(labels[chosen].long(), 10).to(device).float()
-        epochs = sum(math.ceil(END * BATCH / (RATE * lam)) for *_, lam in NETWORKS.values())
+        images, y = choose_examples(args, device)
+        epochs = sum(epochs_of(lam) for _, _, lam in NETWORKS.values())
         with tqdm(total=epochs, unit="epoch", disable=None) as bar:
             runs = {tag: train(network, images, y, args, bar) for tag, network in NETWORKS.items()}
         lambda_numbers, lambda_curves = study_lambda(args.seed, device)
         eta_numbers, eta_curves = study_eta(args.seed, args.inits, device)
         numbers = lambda_numbers | eta_numbers | compare(runs, len(images))
         curves = lambda_curves | eta_curves
-        print("\n".join(f"{name:44}{value:.4g}" for name, value in numbers.items()))
+        for name, value in numbers.items():
+            print(f"{name:44}{value:.4g}")
+
         stem = f"{args.out_dir / args.run_name}"
         draw_hyper(Path(f"{stem}_hyper.pdf"), curves)
         draw_decay(Path(f"{stem}_decay.pdf"), runs, numbers)
         write_record(Path(f"{stem}.json"), args, [machine(device)], numbers,
-                     ("lambda/found", "784-30-3/quadratic/tail"), fingerprint=steps,
+                     headline=("lambda/found", "784-30-3/quadratic/tail"), fingerprint=steps,
                      seconds=time.perf_counter() - start, curves=curves)
     print(f"record and figures: {stem}*")
 

@@ -361,7 +361,7 @@ def draw_slopes(axes):
     theta = torch.linspace(low, high, 201, dtype=torch.float64)
     for key, slope in slopes("gaussians", theta).items():
         color, line, _ = LOOKS[key]
-        axes.plot(theta[1:], slope[1:], color=color, linestyle=line)  # at 0 most of them are 0
+        axes.plot(theta[1:], slope[1:], color=color, linestyle=line)  # 0 at 0: no logarithm
     axes.set(title="slope, Gaussians", xlabel=r"position $\theta$ of $q$", ylabel=r"d/d$\theta$",
              xticks=range(0, 9, 2), yscale="log", ylim=(1e-4, 20))
 

@@ -1,4 +1,4 @@
-"""p2.py: derivatives through training against closed forms, the hand-written network against autograd."""
+"""p2.py: derivatives through training against closed forms, a network by hand against autograd."""
 import functools
 import json
 import math
@@ -12,16 +12,23 @@ import p2
 
 
 def test_the_derivative_through_training_on_a_quadratic():
-    h, c, steps = torch.tensor([0.1, 1.0, 4.0], dtype=torch.float64), torch.tensor([1.0, -2.0, 0.5]).double(), 30
+    h = torch.tensor([0.1, 1.0, 4.0], dtype=torch.float64)
+    c = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    steps = 30
     eta = torch.tensor([0.01, 0.3, 0.49, 0.55, 2.0], dtype=torch.float64)  # the edge is 2 / 4
 
+    def cost(w):
+        return 0.5 * (h * w**2).sum(1)
+
     def final(eta):
-        return 0.5 * (h * p2.unroll(lambda w: 0.5 * (h * w**2).sum(1), c.repeat(len(eta), 1), eta[:, None], steps)[-1]
-                      .square()).sum(1)
+        return cost(p2.unroll(cost, c.repeat(len(eta), 1), eta[:, None], steps)[-1])
+
     value, slope = p2.value_and_slope(final, eta)
     shrink = 1 - eta[:, None] * h
-    torch.testing.assert_close(value, (0.5 * h * shrink**(2 * steps) * c**2).sum(1), rtol=1e-10, atol=0)
-    torch.testing.assert_close(slope, -(steps * h**2 * shrink**(2 * steps - 1) * c**2).sum(1), rtol=1e-10, atol=0)
+    expected = (0.5 * h * shrink**(2 * steps) * c**2).sum(1)
+    expected_slope = -(steps * h**2 * shrink**(2 * steps - 1) * c**2).sum(1)
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(slope, expected_slope, rtol=1e-10, atol=0)
     assert p2.difference_error(final, eta[:2]) < 1e-6
 
 
@@ -38,7 +45,8 @@ def test_validation_cost_after_long_training_is_that_of_the_ridge_solution():
     for lam in (2.0, 20.0):
         w = torch.linalg.solve(X.T @ X + lam * torch.eye(15, dtype=X.dtype), X.T @ y)
         expected = 0.5 * (X_val @ w - y_val).square().mean()
-        found = p2.validation_cost(torch.tensor([math.log(lam)], dtype=X.dtype), problem, steps=2000)
+        log_lam = torch.tensor([math.log(lam)], dtype=X.dtype)
+        found = p2.validation_cost(log_lam, problem, steps=2000)
         torch.testing.assert_close(found.squeeze(), expected, rtol=1e-9, atol=0)
 
 
@@ -58,7 +66,7 @@ def test_joint_descent_is_descent_and_takes_lambda_below_zero():
 
 @pytest.fixture
 def network():
-    """Layers in float64 of 2 x 2 networks 5-4-10, a batch of 7, and each network's own loss for autograd."""
+    """Layers in float64 of 2 x 2 networks 5-4-10, a batch of 7, and each network's loss."""
     torch.manual_seed(0)
     layers = [[torch.randn(4, *shape, dtype=torch.float64) for shape in layer]
               for layer in (((5, 4), (1, 4)), ((4, 10), (1, 10)))]
@@ -74,26 +82,28 @@ def network():
 
 def test_a_step_is_gradient_descent_with_decay_of_the_weights_alone(network):
     layers, x, y, cost = network
-    before = [part.clone() for layer in layers for part in layer]
+    parameters = [parameter for layer in layers for parameter in layer]  # W1, b1, W2, b2
+    before = [parameter.clone() for parameter in parameters]
     p2.sgd_step(layers, x, y, decay=0.9)
     for k in range(4):
-        single = [part[k].clone().requires_grad_() for part in before]
+        single = [parameter[k].clone().requires_grad_() for parameter in before]
         gradients = torch.autograd.grad(cost(k, *single), single)
-        for part, old, gradient, decay in zip((part for layer in layers for part in layer), single, gradients,
-                                              (0.9, 1, 0.9, 1)):
-            torch.testing.assert_close(part[k], decay * old.detach() - p2.RATE * gradient, rtol=1e-12, atol=1e-14)
+        for i, decay in enumerate((0.9, 1, 0.9, 1)):
+            expected = decay * single[i].detach() - p2.RATE * gradients[i]
+            torch.testing.assert_close(parameters[i][k], expected, rtol=1e-12, atol=1e-14)
 
 
-def test_the_gauge(network):
+def test_the_norms_of_the_gradients(network):
     layers, x, y, cost = network
-    size, along, pull = p2.gauge(layers, x, y, 0.25)
+    data, along, decay = p2.gradient_norms(layers, x, y, 0.25)
+    assert data.shape == along.shape == decay.shape == (2, 4)
     for k in range(4):
-        single = [part[k].clone().requires_grad_() for layer in layers for part in layer]
+        single = [parameter[k].clone().requires_grad_() for layer in layers for parameter in layer]
         gradients = torch.autograd.grad(cost(k, *single), single)
         for layer in range(2):
             w, g = single[2 * layer].detach(), gradients[2 * layer]
             expected = torch.stack((g.norm(), (g * w).sum() / w.norm(), w.norm() / 4))
-            found = torch.stack((size[layer, k], along[layer, k], pull[layer, k]))
+            found = torch.stack((data[layer, k], along[layer, k], decay[layer, k]))
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
@@ -109,10 +119,12 @@ def test_weights_of_a_black_pixel_feel_the_decay_alone(network):
 def test_where_decay_tails_off():
     pace, floor = 0.05, 0.1
     norms = np.sqrt(floor**2 + (1 - floor**2) * np.exp(-2 * pace * np.arange(200)))
-    epoch, norm = p2.tail_off(norms, pace)  # half the rate where the square of the norm is twice that of the floor
+    # the rate is half of pace where the square of the norm is twice that of the floor
+    epoch, norm = p2.tail_off(norms, pace)
     assert norm == pytest.approx(2**0.5 * floor, rel=0.03)
     assert epoch == pytest.approx(-math.log(floor**2 / (1 - floor**2)) / (2 * pace), abs=1)
-    assert p2.tail_off(np.exp(-pace * np.arange(11)), pace) == pytest.approx((9.5, math.exp(-9.5 * pace)))
+    never_slow = np.exp(-pace * np.arange(11))
+    assert p2.tail_off(never_slow, pace) == pytest.approx((9.5, math.exp(-9.5 * pace)))
 
 
 def test_the_command(monkeypatch, glyph_dir, tmp_path):
@@ -120,11 +132,13 @@ def test_the_command(monkeypatch, glyph_dir, tmp_path):
     p2.main(["--inits", "2", "--no-cuda", "--data-dir", str(glyph_dir), "--out-dir", str(tmp_path)])
     record = json.loads((tmp_path / "p2_inits2.json").read_text())
     numbers = record["numbers"]
-    assert {path.name for path in tmp_path.iterdir()} == {"p2_inits2.json", "p2_inits2_hyper.pdf", "p2_inits2_decay.pdf"}
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"p2_inits2.json", "p2_inits2_hyper.pdf", "p2_inits2_decay.pdf"}
     assert record["settings"] == {"dataset": "mnist", "inits": 2, "seed": 1} and numbers["n"] == 300
     assert numbers["lambda/error"] < 1e-6 and numbers["lambda/end"] < numbers["lambda/floor"] < 0
     assert numbers["lambda/cost"] == pytest.approx(numbers["lambda/least"], abs=1e-3)
-    assert (f"{numbers['check/exact']:.6f}", f"{numbers['check/limit']:.6f}") == ("0.778796", "0.778801")
+    assert f"{numbers['check/exact']:.6f}" == "0.778796"
+    assert f"{numbers['check/limit']:.6f}" == "0.778801"
     assert numbers["second order/1"] == pytest.approx(0.01 / 2 + 0.01**2 / 3, rel=1e-3)
     assert numbers["784-30-3/weights"] == 23820 and numbers["196-100-3/weights"] == 20600
     assert numbers["784-30-3/quadratic/start"] < numbers["784-30-3/cross-entropy/start"]
