@@ -164,9 +164,10 @@ def load_judge(path, device):
 
     OSError where the file is damaged or of other layers.
     """
-    if not path.exists():
+    try:
+        content = io.BytesIO(path.read_bytes())  # a file that cannot be read is not called damaged
+    except FileNotFoundError:
         return None
-    content = io.BytesIO(path.read_bytes())  # a file that cannot be read is not called damaged
     judge = Judge().to(device, memory_format=torch.channels_last)
     try:
         tensors = torch.load(content, map_location=device, weights_only=True)
@@ -569,7 +570,7 @@ def planted(images, labels, seed):
 
 
 def fingerprint(args):
-    """Two steps of a judge and of a detective, and measures of drawn features, by one thread.
+    """Two steps of a judge, or what scores are made of, on drawn images and by one thread.
 
     A record whose code computes something else today is found by them.
     """
@@ -579,16 +580,21 @@ def fingerprint(args):
     images = torch.randint(256, (64, 28, 28), generator=drawn).byte()
     labels = torch.randint(10, (64,), generator=drawn)
     torch.manual_seed(args.seed)
-    losses = train_judge(Judge(), images, labels, dataset=args.dataset or "fashion",
-                         epochs=args.epochs, batch_size=32, steps=2)
-    losses += train_detective(Detective(), images[:32], images[32:], steps=2, batch_size=32)
-    x, y = torch.randn(2, 200, 16, generator=drawn)
-    near, wide = radii(x)
-    shares = abundance(labels, 10 * np.eye(10, dtype=int) + 1, args.seed)
-    distance, _ = nearest_training(images[:32], images[32:])
+    if args.train_judge or args.cas:
+        epochs = PUPIL_EPOCHS if args.cas else args.epochs
+        numbers = train_judge(Judge(), images, labels, dataset=args.dataset or "fashion",
+                              epochs=epochs, batch_size=32, steps=2)
+    else:
+        numbers = train_detective(Detective(), images[:32], images[32:], steps=2, batch_size=32)
+        x, y = torch.randn(2, 200, 16, generator=drawn)
+        near, wide = radii(x)
+        shares = abundance(labels, 10 * np.eye(10, dtype=int) + 1, args.seed)
+        distance, _ = nearest_training(images[:32], images[32:])
+        numbers += [frechet_distance(x, y + 1), near.mean().item(), wide.mean().item(),
+                    distance.mean().item(), float(shares["corrected_0"]),
+                    float(shares["corrected_0_high"])]
     torch.set_num_threads(threads)
-    return [*losses, frechet_distance(x, y + 1), near.mean().item(), wide.mean().item(),
-            distance.mean().item(), float(shares["corrected_0"]), float(shares["corrected_0_high"])]
+    return numbers
 
 
 # ---------------------------------------------------------------------------- samples of runs
@@ -773,9 +779,11 @@ class Ruler:
         instead = self.args.runs_dir / f"judge_{self.dataset}-{identity(content)[:12]}.pt"
         print(f"{path} is missing, the judge that comes with the project; scores by another, "
               f"{instead}, cannot be laid beside the report's")
-        if not instead.exists():
+        found = load_judge(instead, self.device)
+        if found is None:
             self.train(instead)
-        return load_judge(instead, self.device)
+            found = load_judge(instead, self.device)
+        return found
 
     @functools.cached_property
     def reference(self):

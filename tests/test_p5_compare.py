@@ -371,21 +371,33 @@ def test_scores_are_made_once_and_again_where_the_samples_changed(scored, home, 
     assert record["samples"] != scored["noise_mnist"]["samples"]
 
 
-def test_two_threads_and_two_at_once_score_as_one(scored, home, tmp_path, forks):
-    """As a person runs it; distances within 0.1 %, shares within 0.001."""
-    words = [ROOT / "p5_compare.py", *flags_of(home, "skewed_mnist", "--out-dir", tmp_path)]
-    for done in forks([words, words], at_once=True, prelude="torch.set_num_threads(2)"):
-        assert done.returncode == 0, done.stderr
-        table = done.stdout.splitlines()[-2:]
-        assert table[0].split() == list(p5_compare.COLUMNS)
-        assert table[1].split()[0] == "skewed_mnist"
+def test_two_threads_score_as_one(scored, home, tmp_path, capsys):
+    """Distances within 0.1 %, shares within 0.001."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    p5_compare.main(flags_of(home, "skewed_mnist", "--out-dir", tmp_path))
+    torch.set_num_threads(threads)
+    table = capsys.readouterr().out.splitlines()[-2:]
+    assert table[0].split() == list(p5_compare.COLUMNS)
+    assert table[1].split()[0] == "skewed_mnist"
     again = json.loads((tmp_path / "skewed_mnist_scores.json").read_text())["numbers"]
     first = scored["skewed_mnist"]["numbers"]
     assert again["frechet"] == pytest.approx(first["frechet"], rel=1e-3)
     for c in range(10):
         assert again[f"share_{c}"] == pytest.approx(first[f"share_{c}"], abs=1e-3)
-    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
+    assert {path.name for path in tmp_path.iterdir()} == {
         "skewed_mnist_scores.json", "skewed_mnist_sheet.pdf", "skewed_mnist_neighbours.pdf"}
+
+
+def test_two_at_once_end_well(home, tmp_path, forks):
+    """As a person runs it."""
+    words = [ROOT / "p5_compare.py", *flags_of(home, "noise_mnist", "--out-dir", tmp_path)]
+    prelude = "import torch; torch.set_num_threads(1)"
+    for done in forks([words, words], at_once=True, prelude=prelude):
+        assert done.returncode == 0, done.stderr
+        assert "noise_mnist has 60 images" in done.stdout
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
+        "noise_mnist_scores.json", "noise_mnist_sheet.pdf", "noise_mnist_neighbours.pdf"}
 
 
 def test_scores_stand_beside_the_record_of_their_run(home, tmp_path):
@@ -417,9 +429,10 @@ def test_without_the_judge_another_is_trained_and_said_to_be_another(home, tmp_p
 def test_cas_follows_the_labels_that_are_there(home, tmp_path, monkeypatch):
     """Labels in the wrong order, then mended; no classifier of the first is used again."""
     monkeypatch.setattr(p5_compare, "PUPILS", 2)
-    images, labels, *_ = p5_compare.load_dataset("mnist", home / "data")
+    monkeypatch.setattr(p5_compare, "PUPIL_EPOCHS", 10)
+    images, labels = glyphs.draw(700, torch.Generator().manual_seed(7))
     found = []
-    for asked in (labels.flip(0), labels):
+    for asked in (labels[::-1], labels):
         save(tmp_path / "runs/learned_mnist_samples.npz", images=images, labels=asked)
         p5_compare.main(flags_of(home, "learned_mnist", "--cas", "--runs-dir", tmp_path / "runs",
                                  "--out-dir", tmp_path))
@@ -427,7 +440,7 @@ def test_cas_follows_the_labels_that_are_there(home, tmp_path, monkeypatch):
         assert record["numbers"]["cas"] == pytest.approx(np.mean(record["curves"]["cas"]))
         assert len(record["curves"]["cas"]) == 2
         found.append(record["numbers"]["cas"])
-    assert found[1] > 0.9 and found[1] > found[0] + 0.2
+    assert found[1] > found[0] + 0.3
 
 
 def test_planted_faults_are_scored(home, monkeypatch):
@@ -455,10 +468,6 @@ def test_a_name_for_every_command(flags, name):
     assert p5_compare.parse_args(flags).run_name == name
 
 
-def weights(judge):
-    return torch.cat([tensor.flatten() for tensor in judge.parameters()]).detach()
-
-
 @pytest.mark.parametrize("damage", ["cut", "empty", "of another kind", "of other layers"])
 def test_a_damaged_judge_is_named(home, tmp_path, fails, damage):
     path = tmp_path / "judge_mnist.pt"
@@ -475,11 +484,15 @@ def test_a_damaged_judge_is_named(home, tmp_path, fails, damage):
     assert not list(tmp_path.glob("*_scores.json"))
 
 
-@pytest.mark.parametrize(("flags", "differs"), [
-    ([], False), (["gan_fashion"], False), (["--seed", "2"], True), (["--epochs", "3"], True),
-    (["--dataset", "mnist"], True)])
-def test_the_fingerprint_is_of_the_settings_and_repeats(flags, differs):
-    usual, other = (p5_compare.fingerprint(p5_compare.parse_args(words)) for words in ([], flags))
+@pytest.mark.parametrize(("flags", "others", "differs"), [
+    ([], [], False), ([], ["gan_fashion"], False), ([], ["--seed", "2"], True),
+    (["--train-judge"], ["--train-judge"], False),
+    (["--train-judge"], ["--train-judge", "--epochs", "3"], True),
+    (["--train-judge"], ["--train-judge", "--dataset", "mnist"], True),
+    (["--train-judge"], ["--cas", "cgan_fashion"], True)])
+def test_the_fingerprint_is_of_the_settings_and_repeats(flags, others, differs):
+    usual, other = (p5_compare.fingerprint(p5_compare.parse_args(words))
+                    for words in (flags, others))
     assert (usual != other) == differs
     assert all(type(value) is float and np.isfinite(value) for value in other)
 
@@ -563,8 +576,7 @@ def test_a_bad_sample_file_ends_in_one_line_before_any_training(tmp_path, home, 
     assert not list(tmp_path.glob("*.json"))
 
 
-@pytest.mark.parametrize("file", ["runs/a_mnist_samples.npz", "plots/judge_mnist.pt",
-                                  "plots/a_mnist.json"])
+@pytest.mark.parametrize("file", ["runs/a_mnist_samples.npz", "plots/judge_mnist.pt"])
 def test_a_file_that_cannot_be_read_is_named_with_its_cause(tmp_path, home, fails, file):
     """A link to itself, which the administrator cannot read either."""
     save(tmp_path / "runs/a_mnist_samples.npz", images=IMAGES)
@@ -577,6 +589,13 @@ def test_a_file_that_cannot_be_read_is_named_with_its_cause(tmp_path, home, fail
                                       tmp_path / "plots"), 1)
     assert str(path) in line and "symbolic links" in line
     assert "damaged" not in line and "delete" not in line and path.is_symlink()
+
+
+def test_a_record_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / "a_mnist.json"
+    path.symlink_to(path)
+    with pytest.raises(OSError, match="symbolic links.*a_mnist.json"):
+        p5_compare.dataset_of("a_mnist", tmp_path)
 
 
 @pytest.mark.parametrize("runs", [[], ["vae_fashion"], ["no/such_samples.npz"]])
