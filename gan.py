@@ -322,10 +322,16 @@ def verdicts(discriminator, images, labels):
 
 # ----------------------------------------------------------------------------------- sampling
 def sample(generator, args, device):
-    """10 000 images (N, 784) and None, or 60 000 and their labels (N,); the same on every call."""
+    """10 000 images (N, 784) and None, or 60 000 and their labels (N,); the same on every call.
+
+    Of a Conditional GAN the classes come in turn, so that each has the same number of images.
+    """
     torch.manual_seed(args.seed)
     z, labels = draw_noise(60_000 if args.conditional else 10_000, device)
-    return evaluate(generator, z, labels), labels if args.conditional else None
+    if not args.conditional:
+        return evaluate(generator, z, labels), None
+    labels = torch.arange(len(z), device=device) % 10
+    return evaluate(generator, z, labels), labels
 
 
 def grids(generator, args, device):

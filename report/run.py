@@ -8,9 +8,11 @@
                                               ignore what is committed, work into that folder, and
                                               list which numbers moved, by how much
 
-A record counts if git has it committed (without git: if it is in plots/) and if its settings,
-its name and its fingerprint, two steps of training taken again, are what its command would give
-today. Stopped, the same command goes on, on another machine too.
+Right after each run whose samples count, p5_compare.py scores them: every line of vae.py and gan.py
+stands for these commands too. A record counts if git has it committed (without git: if it is in
+plots/) and if its settings, its name and its fingerprint, two steps of training taken again, are
+what its command would give today; scores, if they are of the judge that is committed. Stopped, the
+same command goes on, on another machine too.
 """
 import argparse
 import functools
@@ -35,7 +37,8 @@ import build  # noqa: E402
 import vae  # noqa: E402
 
 CAN_RESUME = ("vae.py", "gan.py", "p3_autoencoder.py")
-NEED_ALL = ("p5_compare.py", "p5_seeds.py")  # these wait for what is still running
+SAMPLED = ("vae.py", "gan.py")
+JUDGE = "p5_compare.py"
 TOLERANCE = 1e-4  # of a fingerprint, relative: what two kinds of CPU differ by is less
 
 
@@ -46,6 +49,7 @@ class Line:
     script: str
     flags: list
     args: argparse.Namespace
+    folder: Path | None = None  # of the record, if not --out-dir: scores stand beside their run's
 
     @property
     def name(self):
@@ -58,7 +62,16 @@ class Line:
     @property
     def record(self):
         """The path of the record, below the project's root."""
-        return (ROOT / self.args.out_dir).relative_to(ROOT) / f"{self.name}.json"
+        folder = self.folder or (ROOT / self.args.out_dir).relative_to(ROOT)
+        return folder / f"{self.name}.json"
+
+    @property
+    def needs(self):
+        """Names of the runs whose samples this one takes."""
+        if self.script != JUDGE:
+            return []
+        return [name.removeprefix("normal_") for name in self.args.runs
+                if not name.startswith("real_")]
 
 
 def load_script(script):
@@ -76,8 +89,21 @@ def read_lines(path=ROOT / "report/runs.txt"):
             python, script, *flags = shlex.split(text)
             if python != "python" or not (ROOT / script).is_file():
                 raise ValueError(f"{path}: {text!r} is no command of a script of this project")
-            lines.append(Line(group, script, flags, load_script(script).parse_args(flags)))
+            line = Line(group, script, flags, load_script(script).parse_args(flags))
+            lines += [line, *scores_of(line)]
     return lines
+
+
+def scores_of(line):
+    """The lines that score the samples of `line`: of a VAE with a fitted prior, both kinds."""
+    if line.script not in SAMPLED:
+        return []
+    names = [line.name]
+    if getattr(line.args, "prior", None) == "mixture":
+        names.append(f"normal_{line.name}")
+    parse_args = load_script(JUDGE).parse_args
+    return [Line(line.group, JUDGE, [name], parse_args([name]), line.record.parent)
+            for name in names]
 
 
 # ------------------------------------------------------------------------ what a record is worth
@@ -126,11 +152,33 @@ def state_of(line, text):
         return "done"
     if "fingerprint" not in record:
         return "to be run: its record has no fingerprint"
-    fresh, stored = script.fingerprint(line.args), record["fingerprint"]
+    scored = line.script == JUDGE and not line.args.train_judge
+    if scored and record.get("judge") != judge_of(record):
+        return "stale: it is of another judge than the one that is committed"
+    fresh, stored = fresh_fingerprint(line), record["fingerprint"]
     if len(fresh) != len(stored) or not all(
             math.isclose(*pair, rel_tol=TOLERANCE, abs_tol=1e-12) for pair in zip(fresh, stored)):
         return f"stale: its code computes {fresh}, when the record was made {stored}"
     return "done"
+
+
+def judge_of(record):
+    """The SHA-256 of the committed judge of a record's data set."""
+    dataset = record.get("dataset") or record["settings"]["dataset"]
+    text = committed(Path(f"plots/judge_{dataset}.json"))
+    return json.loads(text)["judge"] if text else None
+
+
+FINGERPRINTS = {}  # those taken already; all scores have the same
+
+
+def fresh_fingerprint(line):
+    """The fingerprint of a line, taken today."""
+    settings = vars(line.args) | {"runs": None, "run_name": None, "command": None, "flags": None}
+    key = line.script, line.name if line.script != JUDGE else repr(sorted(settings.items()))
+    if key not in FINGERPRINTS:
+        FINGERPRINTS[key] = load_script(line.script).fingerprint(line.args)
+    return FINGERPRINTS[key]
 
 
 # ------------------------------------------------------------------------------------ running
@@ -160,14 +208,11 @@ def duration(seconds):
 
 
 def samples_missing(line, lines, runs_dir):
-    """Lines whose samples the judge needs for `line` and that are not in `runs_dir`."""
-    if line.script != "p5_compare.py":
-        return []
-    wanted = line.args.runs or ["*"]
-    return [other for other in lines
-            if other.script in ("vae.py", "gan.py") and other.args.dataset == line.args.dataset
-            and any(Path(other.name).match(pattern) for pattern in wanted)
-            and not (runs_dir / f"{other.name}_samples.npz").exists()]
+    """Lines whose samples `line` takes and that are not in `runs_dir`."""
+    files = {name.removeprefix("normal_"): runs_dir / f"{name}_samples.npz"
+             for name in getattr(line.args, "runs", []) if line.needs}
+    return [other for other in lines if other.name in line.needs
+            and not files[other.name].exists()]
 
 
 def with_what_the_judge_needs(todo, lines, runs_dir):
@@ -178,6 +223,16 @@ def with_what_the_judge_needs(todo, lines, runs_dir):
                    if other not in result and other not in todo]
         result.append(line)
     return result
+
+
+def can_start(line, running):
+    """Whether nothing that `line` needs is among the lines that are `running`."""
+    if line.script == "p5_seeds.py":
+        return not running
+    judges = [other.name for other in running if getattr(other.args, "train_judge", False)]
+    if line.script == JUDGE and judges:
+        return False
+    return not any(other.name in line.needs for other in running)
 
 
 def start(line, out_dir, runs_dir, threads):
@@ -210,11 +265,14 @@ def run_all(todo, recorded, out_dir, runs_dir, jobs):
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:
-                if running and waiting[0].script in NEED_ALL:
+            while len(running) < jobs:
+                busy = [line for line, _ in running.values()]
+                free = [line for line in waiting if can_start(line, busy)]
+                if not free:
                     break
                 left = estimate(waiting, recorded, spent, jobs)
-                line = waiting.pop(0)
+                line = free[0]
+                waiting.remove(line)
                 print(f"{len(todo) - len(waiting)} of {len(todo)}: {line.command}   (from here to "
                       f"the end {left})", flush=True)
                 running[start(line, out_dir, runs_dir, threads)] = line, time.perf_counter()

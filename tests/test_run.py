@@ -31,6 +31,11 @@ def parse_args(argv=None):
     parser.add_argument("--runs-dir", type=pathlib.Path, default=HERE / "runs")
     args = parser.parse_args(argv)
     args.run_name = pathlib.Path(__file__).name[:-3] + (f"_n{args.n}" if args.n else "")
+    if args.runs:
+        args.run_name = f"{args.runs[0]}_scores"
+        beside = [path.parent for path in args.out_dir.rglob(f"{args.runs[0]}.json")]
+        args.place = beside[0] if beside else args.out_dir
+    args.train_judge = False
     return args
 def settings_of(args):
     return {"n": args.n}
@@ -51,10 +56,15 @@ if __name__ == "__main__":
     threads = int(os.environ.get("OMP_NUM_THREADS", 0))
     record = {"settings": settings_of(args), "seconds": 1.0, "fingerprint": fingerprint(args),
               "numbers": {"loss": VALUE + args.n, "same": 1.0, "threads": threads}}
-    args.out_dir.mkdir(exist_ok=True, parents=True)
-    (args.out_dir / f"{args.run_name}.json").write_text(json.dumps(record))
+    if args.runs:
+        assert (args.runs_dir / f"{args.runs[0]}_samples.npz").exists()
+        judge = HERE / "plots/judge_fashion.json"
+        record["judge"] = json.loads(judge.read_text())["judge"] if judge.exists() else None
+        record["dataset"] = "fashion"
+    place = args.place if args.runs else args.out_dir
+    place.mkdir(exist_ok=True, parents=True)
+    (place / f"{args.run_name}.json").write_text(json.dumps(record))
 '''
-NAMES = ["p1", "vae", "gan", "gan_n2", "p5_compare"]
 LINES = """# a comment
 [headline 1]
 python p1.py
@@ -63,8 +73,8 @@ python p1.py
 python vae.py
 python gan.py
 python gan.py --n 2 --out-dir plots/sweep
-[judge]
-python p5_compare.py
+[tables]
+python p5_seeds.py
 """
 
 
@@ -80,7 +90,7 @@ def project(tmp_path):
     (folder / "report").mkdir(parents=True)
     for name in ("run.py", "build.py"):
         shutil.copy(ROOT / "report" / name, folder / "report")
-    for name in ("p1", "vae", "gan", "p5_compare"):
+    for name in ("p1", "vae", "gan", "p5_compare", "p5_seeds"):
         (folder / f"{name}.py").write_text(SCRIPT)
     (folder / "report/runs.txt").write_text(LINES)
     (folder / "report/p.tex").write_text(r"\num[.0f]{gan_n2/loss}")
@@ -104,7 +114,8 @@ def commit(folder):
     git(folder, "commit", "--quiet", "--message", "records")
 
 
-ALL = ["p1", "vae --resume", "gan --resume", "gan_n2 --resume", "p5_compare"]
+ALL = ["p1", "vae --resume", "vae_scores", "gan --resume", "gan_scores", "gan_n2 --resume",
+       "gan_n2_scores", "p5_seeds"]
 
 
 def test_what_git_has_is_done_and_nothing_else(project):
@@ -114,7 +125,7 @@ def test_what_git_has_is_done_and_nothing_else(project):
     commit(project)
     shutil.rmtree(project / "runs")  # which does not travel
     ran, done = campaign(project)
-    assert ran == [] and "5 of 5 records are what their commands give today" in done.stdout
+    assert ran == [] and "8 of 8 records are what their commands give today" in done.stdout
     shutil.rmtree(project / ".git")  # a copy without git has its working tree
     assert campaign(project)[0] == []
 
@@ -122,7 +133,7 @@ def test_what_git_has_is_done_and_nothing_else(project):
 def test_a_pattern_chooses_by_group_command_and_name(project):
     assert campaign(project, "headline 1")[0] == ["p1"]
     assert campaign(project, "plots/sweep")[0] == ["gan_n2 --resume"]
-    assert campaign(project, "gan_n2")[0] == ["gan_n2 --resume"]
+    assert campaign(project, "gan_n2")[0] == ["gan_n2 --resume", "gan_n2_scores"]
     ran, done = campaign(project, "no such line")
     assert ran == [] and done.returncode == 1 and done.stderr.count("\n") == 1
 
@@ -179,9 +190,30 @@ def test_stopped_it_goes_on_elsewhere_from_what_was_committed(project, tmp_path,
     elsewhere = tmp_path / "elsewhere"
     git(tmp_path, "clone", "--quiet", str(project), str(elsewhere))
     (elsewhere / "plan").write_text("{}")
-    # the judge needs the samples of vae, too, which were not committed
-    assert campaign(elsewhere)[0] == ["gan --resume", "gan_n2 --resume", "vae --resume",
-                                      "p5_compare"]
+    assert campaign(elsewhere)[0] == ALL[3:]
+
+
+def test_scores_that_do_not_count_are_made_again_from_samples_that_are_made_again(project):
+    (project / "plots").mkdir()
+    judge = project / "plots/judge_fashion.json"
+    judge.write_text('{"judge": "a"}')
+    commit(project)
+    campaign(project)
+    commit(project)
+    assert campaign(project)[0] == []
+    path = project / "plots/sweep/gan_n2_scores.json"
+    good = path.read_text()
+    path.write_text(good.replace('"a"', '"b"'))
+    commit(project)
+    ran, done = campaign(project, "--check")
+    assert done.returncode == 1 and "gan_n2_scores: stale: it is of another judge" in done.stdout
+    assert campaign(project)[0] == ["gan_n2_scores"]  # its samples are there
+    shutil.rmtree(project / "runs")
+    assert campaign(project)[0] == ["gan_n2 --resume", "gan_n2_scores"]
+    judge.write_text('{"judge": "c"}')
+    commit(project)
+    assert [name for name in campaign(project)[0] if "--resume" not in name] == [
+        "vae_scores", "gan_scores", "gan_n2_scores"]
 
 
 def test_what_fails_is_named_and_the_others_run(project):
@@ -189,18 +221,20 @@ def test_what_fails_is_named_and_the_others_run(project):
     ran, done = campaign(project)
     assert ran == ALL and done.returncode == 1
     assert "FAILED, status 1: python vae.py" in done.stdout and "vae cannot" in done.stdout
-    assert done.stderr == "failed: python vae.py\n"
+    assert done.stderr == "failed: python vae.py\nfailed: python p5_compare.py vae\n"
 
 
-def test_two_at_a_time_have_a_share_of_the_cores_and_the_judge_waits(project):
+def test_two_at_a_time_have_a_share_of_the_cores_and_wait_for_what_they_need(project):
     (project / "plan").write_text('{"gan_n2": "hang"}')
     child = subprocess.Popen([sys.executable, "report/run.py", "--jobs", "2"], cwd=project,
                              stdout=subprocess.DEVNULL)
-    while not (project / "ready").exists() or not (project / "plots/gan.json").exists():
+    scores = project / "plots/gan_scores.json"
+    while not (project / "ready").exists() or not scores.exists():
         assert child.poll() is None
         time.sleep(0.01)
     time.sleep(0.3)
-    assert "p5_compare" not in (project / "log").read_text()
+    ran = (project / "log").read_text()
+    assert "gan_n2_scores" not in ran and "p5_seeds" not in ran
     child.terminate()
     assert child.wait(30) == 143
     threads = json.loads((project / "plots/gan.json").read_text())["numbers"]["threads"]
@@ -215,10 +249,11 @@ def test_again_works_elsewhere_and_lists_what_moved(project, tmp_path):
         path = project / f"{name}.py"
         path.write_text(SCRIPT.replace("VALUE = 1.0", f"VALUE = {value}"))
     ran, done = campaign(project, "--again", "--out-dir", str(tmp_path / "new"), "headline")
-    assert ran == ALL[:4] and done.returncode == 0
+    assert ran == ALL[:7] and done.returncode == 0
     assert (project / "plots/gan.json").read_text() == before
     moved = json.loads((tmp_path / "new/moved.json").read_text())
-    assert moved == {"p1": {}, "vae": {}, "gan": {"loss": ["1", "1.25", "+25 %"]}, "gan_n2": {}}
+    assert moved == {"p1": {}, "vae": {}, "gan": {"loss": ["1", "1.25", "+25 %"]}, "gan_n2": {},
+                     **{f"{run}_scores": {} for run in ("vae", "gan", "gan_n2")}}
     assert "gan: 1 numbers moved" in done.stdout and "loss  1 -> 1.25  (+25 %)" in done.stdout
     ran, _ = campaign(project, "--again", "--out-dir", str(tmp_path / "new"), "headline")
     assert ran == []  # it goes on where it was stopped
