@@ -47,7 +47,7 @@ CASES = {  # name: (script, flags); the judge scores the samples that the first 
     "gan, convolutional": (gan, ["--dataset", "mnist", "--epochs", "2", "--batch-size", "100",
                                  "--conditional"]),
     "p3_autoencoder": (p3_autoencoder, ["--epochs", "4"]),
-    "p5_compare": (p5_compare, ["--dataset", "mnist", "--epochs", "2"]),
+    "p5_compare": (p5_compare, ["--dataset", "mnist", "--epochs", "2", "--judge-dir", "none"]),
 }
 
 
@@ -62,6 +62,7 @@ def shorten(replace=setattr):
     replace(vae, "sample", few_samples)
     replace(p3_autoencoder, "DENOISER_STEPS", 50)
     replace(p3_autoencoder, "QUADRATURE_POINTS", 21)
+    replace(p5_compare, "two_sample_test", lambda images, real, seed: [0.5, 0.6])
 
 
 def epoch_of(folder):
