@@ -845,6 +845,7 @@ def choose_precision(wanted, device):
         native = capabilities().get("avx512_bf16")
     return "bfloat16" if native else "float32"
 
+
 # ------------------------------------------------------------------------------- command line
 def parse_args(argv=None):
     """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""

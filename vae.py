@@ -186,7 +186,8 @@ def test(model, images, args, prior=None):
         kl = gaussian_kl(mu, logvar).item() / len(images)
     else:  # a mixture has no closed form: log q(z|x) - log p(z) at the one z
         log_q = Normal(mu, (0.5 * logvar).exp()).log_prob(z).sum(1)
-        kl = (log_q - prior.log_prob(z)).mean().item()
+        log_p = torch.cat([prior.log_prob(batch) for batch in z.split(500)])  # memory
+        kl = (log_q - log_p).mean().item()
     return {"test_loss": reconstruction + kl, "test_reconstruction": reconstruction, "test_kl": kl}
 
 
@@ -263,29 +264,35 @@ def manifold(model, side=20):
 def fit_mixture(codes, count=100, steps=50):
     """Up to `count` Gaussians, each with its own covariance, fitted to codes (N, latent) by EM.
 
-    (Bishop 2006, section 9.2.2.) log N(z; m, C) is linear in (1, z, z z^T), so that half a step is
-    one matrix product.
+    (Bishop 2006, section 9.2.2.) log N(z; m, C) is linear in the moments (1, z, z z^T), so that
+    half a step is one matrix product.
     """
-    z, dim = codes.double(), codes.shape[1]  # covariances are differences of moments
-    outer = (z[:, :, None] * z[:, None]).flatten(1)
-    moments = torch.cat((torch.ones_like(z[:, :1]), z, outer), 1)  # (N, 1 + dim + dim^2)
-    start = z[torch.randperm(len(z))[:count].to(z.device)]
-    share = F.one_hot(torch.cdist(z, start).argmin(1)).double()  # (N, count): of each in each code
-    ridge = 1e-4 * torch.eye(dim).to(z)
+    codes = codes.double()  # covariances are differences of moments
+    dim = codes.shape[1]
+    centres = codes[torch.randperm(len(codes))[:count].to(codes.device)]
+    ridge = 1e-4 * torch.eye(dim).to(codes)
+    coefficients = None
     for _ in range(steps):
-        # M step: weights, means and covariances from the shares
-        sums = share.T @ moments / len(z) + 1e-12
-        weight, first, second = sums.split((1, dim, dim * dim), 1)
+        # E step: shares (B, count) of the components in each code, and sums of moments by them
+        sums = 0
+        for z in codes.split(5000):  # the moments of all at once are N * dim^2 numbers
+            outer = (z[:, :, None] * z[:, None]).flatten(1)
+            moments = torch.cat((torch.ones_like(z[:, :1]), z, outer), 1)  # (B, 1 + dim + dim^2)
+            if coefficients is None:
+                share = F.one_hot(torch.cdist(z, centres).argmin(1), len(centres)).double()
+            else:
+                share = (moments @ coefficients.T).softmax(1)
+            sums = sums + share.T @ moments
+        # M step: weights, means and covariances; then the log densities' coefficients in moments
+        weight, first, second = (sums / len(codes) + 1e-12).split((1, dim, dim * dim), 1)
         mean = first / weight
         spread = (second / weight).view(-1, dim, dim)
         cov = spread - mean[:, :, None] * mean[:, None] + ridge
-        # E step: coefficients of the log densities in the moments, then shares by softmax
         component = MultivariateNormal(mean, cov)
         precision = component.precision_matrix
         linear = (precision @ mean[:, :, None])[:, :, 0]
         constant = weight.log() + component.log_prob(torch.zeros_like(mean))[:, None]
         coefficients = torch.cat((constant, linear, -0.5 * precision.flatten(1)), 1)
-        share = (moments @ coefficients.T).softmax(1)
     components = MultivariateNormal(mean.float(), cov.float())
     return MixtureSameFamily(Categorical(weight[:, 0].float()), components)
 
@@ -311,7 +318,7 @@ def fingerprint(args):
     return losses
 
 
-def fit(model, train_images, test_images, state, args, device):
+def fit(model, train_images, test_images, state, args):
     """Train from the epoch of `state` to the last, saving state and grids after each."""
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
     checkpoint = args.runs_dir / f"{args.run_name}.pt"
@@ -352,7 +359,8 @@ def report(model, train_images, test_images, test_labels, state, args):
     if args.prior == "mixture":
         torch.manual_seed(args.seed)
         with torch.no_grad():
-            mixture = fit_mixture(model.reparameterize(*model.encode(train_images)))
+            codes = model.reparameterize(*model.encode(train_images))
+            mixture = fit_mixture(codes, args.components)
         priors = {f"normal_{args.run_name}": None, args.run_name: mixture}
         for name, value in test(model, test_images, args, mixture).items():
             numbers[f"mixture_{name}"] = value
@@ -777,6 +785,7 @@ def add_file_flags(parser):
                               "make samples, figures and record anew")
     already.add_argument("--fresh", action="store_true", help="start over, whatever is there")
 
+
 # ------------------------------------------------------------------------------- command line
 def parse_args(argv=None):
     """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
@@ -799,6 +808,8 @@ def parse_args(argv=None):
     group.add_argument("--latent-dim", type=number(int, 1, 4096), default=20, help="of z")
     group.add_argument("--prior", choices=("normal", "mixture"),
                        help="of the samples; a mixture is fitted to the codes after training")
+    group.add_argument("--components", type=number(int, 1, 1000), default=100,
+                       help="Gaussians of that mixture")
     group = parser.add_argument_group("training")
     group.add_argument("--beta", type=number(float, 0, 1e6), help="weight of the KL")
     group.add_argument("--warmup", type=number(int, 0, 100_000), help="epochs until the KL has it")
@@ -845,7 +856,7 @@ def main(argv=None):
 
         torch.manual_seed(args.seed)
         model = VAE(args.hidden_dim, args.layers, args.latent_dim).to(device)
-        fit(model, train_images, test_images, state, args, device)
+        fit(model, train_images, test_images, state, args)
         report(model, train_images, test_images, data[3].to(device), state, args)
 
 
