@@ -1,12 +1,21 @@
-"""Problems 5.7 and 5.8 in the plane: what Gaussian noise costs a GAN, and what a cycle loss adds to two of them.
+"""Problems 5.7 and 5.8 in the plane: what Gaussian noise costs a GAN, and what a cycle loss adds.
 
-    python p5_toys.py
+    python p5_toys.py                  everything, 2 minutes
+    python p5_toys.py --seeds 3        of fewer trainings
 
-5.7: GANs on eight separated modes, with Gaussian noise and with noise from eight components of the same variance:
-the share of samples between the modes; and the norms of Gaussian draws and of points on the way between two. 5.8:
-six clusters and their quarter turn, unpaired: two independent GANs against the pair with a cycle loss, scored by the
-right correspondence. The networks of an experiment are stacked along the first dimension of their weights and train
-side by side. Writes plots/p5_toys.json and plots/p5_toys_<prior, maps>.pdf.
+It writes plots/p5_toys.json, the record, and plots/p5_toys_prior.pdf and plots/p5_toys_maps.pdf.
+
+5.7: GANs (Goodfellow et al. 2014, arXiv:1406.2661) learn eight separated modes, from Gaussian noise
+and from noise of eight components with the same variance. A continuous generator of Gaussian noise
+has to put samples between the modes: their share is measured. Also, exactly: the norms of Gaussian
+draws, and of the points on the way between two.
+
+5.8: two maps between six clusters and their quarter turn, learned unpaired: two independent GANs,
+the simpler model, against the pair with a cycle loss (CycleGAN: Zhu et al. 2017, arXiv:1703.10593;
+DiscoGAN: Kim et al. 2017, arXiv:1703.05192). The right correspondence is known, and scores them.
+
+The networks of an experiment are stacked along the first dimension of their weights and train side
+by side.
 """
 import argparse
 import contextlib
@@ -24,6 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -39,54 +49,72 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 FAR = 5  # a point farther than this many standard deviations from every mode is between the modes
 
-# 5.7: modes on the unit circle; the second prior has as many components, on a circle too
-MODES = torch.stack([torch.tensor([math.cos(k * math.tau / 8), math.sin(k * math.tau / 8)]) for k in range(8)])
-MODE_SD, COMPONENT_SD = 0.05, 0.15
-DIMENSIONS, PRIORS = (2, 10, 100), ("Gaussian", "mixture")
+# 5.7: modes on the unit circle, (8, 2)
+MODES = torch.tensor([[math.cos(k * math.tau / 8), math.sin(k * math.tau / 8)] for k in range(8)])
+MODE_SD = 0.05
+PRIORS = ("Gaussian", "mixture")  # of z; the mixture has as many components, on a circle too
+COMPONENT_SD = 0.15
+DIMENSIONS = (2, 10, 100)  # of which norms are given; 100 are gan.py's
 
-# 5.8: six clusters without a symmetry (centred), and the right map, a quarter turn (row vectors: y = x TURN)
-CLUSTERS = torch.tensor([[-1.6, 0.9], [-0.5, 1.5], [1.2, 1.1], [-1.1, -0.6], [0.3, -0.2], [1.5, -1.1]])
+# 5.8: six clusters without a symmetry, (6, 2), centred
+CLUSTERS = torch.tensor([[-1.6, 0.9], [-0.5, 1.5], [1.2, 1.1],
+                         [-1.1, -0.6], [0.3, -0.2], [1.5, -1.1]])
 CLUSTERS = CLUSTERS - CLUSTERS.mean(0)
 CLUSTER_SD = 0.08
-TURN = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+TURN = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])  # the right map, a quarter turn: y = x TURN
 PAIRS = 3  # clusters whose centres come with their right image, for the variant that is given some
 
-# As in Mescheder et al. 2018 (R1, no momentum) for 5.7 and 5.8; "plain": Adam as PyTorch sets it and nothing else.
-RECIPES = {"prior": {"lr": 2e-3, "betas": (0.0, 0.9), "r1": 0.01, "decay": True, "average": 0.998},
-           "stable": {"lr": 3e-3, "betas": (0.0, 0.9), "r1": 0.1, "decay": True, "average": 0.995},
-           "plain": {"lr": 3e-3, "betas": (0.9, 0.999), "r1": 0.0, "decay": False, "average": 0.0}}
-VARIANTS = {  # name: (recipe, weights of the cycle loss, the identity loss, the loss on given pairs)
-    "plain, independent": ("plain", 0, 0, 0),
-    "plain, cycle": ("plain", 0.1, 0, 0),
-    "independent": ("stable", 0, 0, 0),
-    "cycle": ("stable", 0.1, 0, 0),
-    "strong cycle": ("stable", 1, 0, 0),
-    "identity": ("stable", 0.1, 0.1, 0),
-    "pairs": ("stable", 0.1, 0, 1),
+# How GANs are trained: Adam's learning rate and betas, the weight of the R1 penalty, whether the
+# learning rate decays, and the weight of the past in the generator's moving average, which counts.
+# "prior" and "stable" follow Mescheder et al. 2018 (arXiv:1801.04406): R1, no momentum. "plain" is
+# Adam as PyTorch sets it and nothing else.
+RECIPES = {
+    "prior": {"lr": 2e-3, "betas": (0.0, 0.9), "r1": 0.01, "decay": True, "average": 0.998},
+    "stable": {"lr": 3e-3, "betas": (0.0, 0.9), "r1": 0.1, "decay": True, "average": 0.995},
+    "plain": {"lr": 3e-3, "betas": (0.9, 0.999), "r1": 0.0, "decay": False, "average": 0.0},
+}
+# 5.8: name: (recipe, weights of the cycle loss, of the identity loss, of the loss on given pairs)
+VARIANTS = {
+    "plain, independent": ("plain", (0, 0, 0)),
+    "plain, cycle": ("plain", (0.1, 0, 0)),
+    "independent": ("stable", (0, 0, 0)),
+    "cycle": ("stable", (0.1, 0, 0)),
+    "strong cycle": ("stable", (1, 0, 0)),
+    "identity": ("stable", (0.1, 0.1, 0)),
+    "pairs": ("stable", (0.1, 0, 1)),
 }
 
 
-# --------------------------------------------------------------------------------------- many small GANs side by side
+# ------------------------------------------------------------------- model: n MLPs side by side
 def init_mlps(sizes, seeds):
-    """[weights (n, in, out), biases (n, 1, out), ...] of n MLPs, one per seed: He normal, zero (He et al. 2015)."""
+    """[weights (n, in, out), biases (n, 1, out), ...] of n MLPs, one for each of `seeds`.
+
+    Weights are normal with variance 2 / in, biases 0 (He et al. 2015, arXiv:1502.01852).
+    """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     params = []
     for fan_in, fan_out in zip(sizes, sizes[1:]):
-        weights = torch.stack([torch.randn(fan_in, fan_out, generator=generator) for generator in generators])
-        params += [weights * math.sqrt(2 / fan_in), torch.zeros(len(seeds), 1, fan_out)]
+        normal = torch.stack([torch.randn(fan_in, fan_out, generator=generator)
+                              for generator in generators])
+        params.append(normal * math.sqrt(2 / fan_in))
+        params.append(torch.zeros(len(seeds), 1, fan_out))
     return params
 
 
 def mlp(params, x):
-    """Network i applied to the points x[i]: (n, B, in) -> (n, B, out); leaky ReLU between the layers."""
-    *hidden, last = zip(params[::2], params[1::2])
+    """Network i applied to the points x[i]: (n, B, in) -> (n, B, out), with leaky ReLUs between."""
+    *hidden, (last_weight, last_bias) = zip(params[::2], params[1::2])
     for weight, bias in hidden:
         x = F.leaky_relu(torch.baddbmm(bias, x, weight), 0.2)
-    return torch.baddbmm(last[1], x, last[0])
+    return torch.baddbmm(last_bias, x, last_weight)
 
 
+# --------------------------------------------------------------------------------------- losses
 def discriminator_loss(params, reals, fakes, r1):
-    """-log D(x) - log(1 - D(G(z))) + r1/2 |d logit/dx|^2 on reals and fakes (n, B, 2), means over B: (n,)."""
+    """-log D(x) - log(1 - D(G(z))) + r1/2 |d logit/dx|^2, the mean over a batch, of each GAN: (n,).
+
+    reals and fakes: (n, B, 2). The penalty, at reals, is R1 (Mescheder et al. 2018, section 4).
+    """
     reals = reals.clone().requires_grad_()
     on_reals = mlp(params, reals)
     slope, = torch.autograd.grad(on_reals.sum(), reals, create_graph=True)
@@ -94,89 +122,159 @@ def discriminator_loss(params, reals, fakes, r1):
     return entropy.mean((1, 2)) + r1 / 2 * slope.square().sum(2).mean(1)
 
 
+def generator_loss(params, fakes):
+    """-log D(G(z)), non-saturating (Goodfellow et al. 2014, section 3), by discriminators: (n,)."""
+    return F.softplus(-mlp(params, fakes)).mean((1, 2))
+
+
+# ------------------------------------------------------------------------------------- training
+def learning_rate(recipe, progress):
+    """The recipe's, constant or falling to 0 over the second half; `progress` is in [0, 1)."""
+    if not recipe["decay"]:
+        return recipe["lr"]
+    return recipe["lr"] * min(1, 2 - 2 * progress)
+
+
 def descend(optimizer, losses):
     """One step of the optimizer's parameters, and of no others, down the sum of losses (n,)."""
-    params = optimizer.param_groups[0]["params"]
     optimizer.zero_grad()
-    losses.sum().backward(inputs=params)
+    losses.sum().backward(inputs=optimizer.param_groups[0]["params"])
     optimizer.step()
 
 
-def train(draw, seeds, width, depth, recipe, steps, device, extra=None):
-    """Train len(seeds) GANs of `depth` hidden layers; the (averaged) parameters of their generators, on the CPU.
+def train(draw, seeds, *, width, depth, recipe, steps, device, extra_loss=None):
+    """Train n = len(seeds) GANs of MLPs with `depth` hidden layers of `width` units.
 
-    draw() gives inputs and real points, (n, B, 2) each; extra(generators, fakes, reals), of shape (n,), adds to the
-    generators' loss. Network i enters loss i alone and Adam works by element, so the GANs do not touch.
+    draw() gives the generators' inputs and real points, each (n, B, 2). extra_loss(params, fakes,
+    reals) adds to the generators' loss (n,). Returns the moving average of the generators'
+    parameters, on the CPU. Network i enters loss i alone and Adam works by element, so that no GAN
+    touches another one.
     """
-    hidden = [2] + depth * [width]
-    nets = [init_mlps([*hidden, out], [10 * seed + out for seed in seeds]) for out in (2, 1)]
-    generators, discriminators = ([p.to(device).requires_grad_() for p in params] for params in nets)
+    def trainable(params):
+        return [p.to(device).requires_grad_() for p in params]
+
+    def make_optimizer(params):
+        return torch.optim.Adam(params, lr=recipe["lr"], betas=recipe["betas"], fused=True)
+
+    hidden = depth * [width]
+    generators = trainable(init_mlps([2, *hidden, 2], [10 * seed + 2 for seed in seeds]))
+    discriminators = trainable(init_mlps([2, *hidden, 1], [10 * seed + 1 for seed in seeds]))
     average = [p.detach().clone() for p in generators]
-    optimizers = [torch.optim.Adam(params, recipe["lr"], recipe["betas"], fused=True)
-                  for params in (generators, discriminators)]
+    optimizer_g = make_optimizer(generators)
+    optimizer_d = make_optimizer(discriminators)
     for step in tqdm(range(steps), leave=False, disable=None):
-        for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = recipe["lr"] * (min(1, 2 - 2 * step / steps) if recipe["decay"] else 1)
-        inputs, reals = (points.to(device) for points in draw())
-        fakes = mlp(generators, inputs)
-        descend(optimizers[1], discriminator_loss(discriminators, reals, fakes.detach(), recipe["r1"]))
-        losses = F.softplus(-mlp(discriminators, fakes)).mean((1, 2))  # non-saturating (Goodfellow et al. 2014)
-        descend(optimizers[0], losses + extra(generators, fakes, reals) if extra else losses)
-        torch._foreach_lerp_(average, [p.detach() for p in generators], 1 - recipe["average"])
+        for optimizer in (optimizer_g, optimizer_d):
+            optimizer.param_groups[0]["lr"] = learning_rate(recipe, step / steps)
+        inputs, reals = draw()
+        reals = reals.to(device)
+        fakes = mlp(generators, inputs.to(device))
+        # (1) discriminators
+        losses = discriminator_loss(discriminators, reals, fakes.detach(), recipe["r1"])
+        descend(optimizer_d, losses)
+        # (2) generators
+        losses = generator_loss(discriminators, fakes)
+        if extra_loss is not None:
+            losses = losses + extra_loss(generators, fakes, reals)
+        descend(optimizer_g, losses)
+        for mean, p in zip(average, generators):
+            mean.lerp_(p.detach(), 1 - recipe["average"])
     if not all(p.isfinite().all() for p in average):
         raise FloatingPointError("a generator's weights are no longer finite")
     return [p.cpu() for p in average]
 
 
-# ------------------------------------------------------------------------------------------------- 5.7: Gaussian noise
+# --------------------------------------------------------------------------- 5.7: Gaussian noise
 def draw_around(centres, sd, shape, generator):
-    """Points (*shape, 2) of an equal mixture of Gaussians around the centres (k, 2), with one sd."""
+    """Points (*shape, 2) of an equal mixture of Gaussians around the centres (k, 2), of one sd."""
     component = torch.randint(len(centres), shape, generator=generator)
     return centres[component] + sd * torch.randn(*shape, 2, generator=generator)
 
 
-def stretch(params, z):
-    """The largest singular value of the generators' Jacobian at z (n, B, 2), that is the local Lipschitz constant."""
-    z = z.clone().requires_grad_()
-    rows = [torch.autograd.grad(mlp(params, z)[..., i].sum(), z)[0] for i in range(2)]
-    return torch.linalg.matrix_norm(torch.stack(rows, 2), 2)
-
-
 def draw_priors(shape, generator):
-    """z (2 n, B, 2), shape = (n, B): N(0, I), then eight components on a circle, variance 1 in each coordinate too."""
-    radius = math.sqrt(2 * (1 - COMPONENT_SD**2))  # a circle's coordinates have variance radius^2 / 2
-    return torch.cat((torch.randn(*shape, 2, generator=generator),
-                      draw_around(radius * MODES, COMPONENT_SD, shape, generator)))
+    """z (2 n, B, 2), for `shape` = (n, B): of N(0, I), then of the mixture.
+
+    The mixture has eight components on a circle and variance 1 in each coordinate too.
+    """
+    gaussian = torch.randn(*shape, 2, generator=generator)
+    radius = math.sqrt(2 * (1 - COMPONENT_SD**2))  # a circle's coordinates have variance radius^2/2
+    mixture = draw_around(radius * MODES, COMPONENT_SD, shape, generator)
+    return torch.cat((gaussian, mixture))
+
+
+def stretch(params, z):
+    """The local Lipschitz constants (n, B) of generators at z (n, B, 2).
+
+    That is the largest singular value of their Jacobian.
+    """
+    z = z.clone().requires_grad_()
+    gradients = []
+    for coordinate in range(2):
+        total = mlp(params, z)[..., coordinate].sum()
+        gradients.append(torch.autograd.grad(total, z)[0])
+    return torch.linalg.matrix_norm(torch.stack(gradients, 2), 2)
+
+
+def judge_samples(params, z):
+    """Scores (n,) of generators at z (n, B, 2), their samples (n, B, 2), and which are far (n, B).
+
+    share: of the samples that are between the modes; modes: those that got more than 1 % of the
+    samples; stretch: the largest local Lipschitz constant.
+    """
+    samples = mlp(params, z)
+    to_nearest, nearest = torch.cdist(samples, MODES).min(2)
+    far = to_nearest > FAR * MODE_SD
+    hits = F.one_hot(nearest, len(MODES)) * ~far[..., None]  # (n, B, modes)
+    modes = (hits.float().mean(1) > 0.01).sum(1)
+    scores = {"share": far.float().mean(1), "modes": modes.float(),
+              "stretch": stretch(params, z).amax(1)}
+    return scores, samples, far
 
 
 def compare_priors(args, device):
-    """Train both priors over all seeds: {share, modes, stretch: (2, seeds)}, samples (2 seeds, B, 2), which are far."""
+    """Train and judge both priors over all seeds.
+
+    {score: (2, seeds)}, a line for each prior; samples (2 seeds, 10 000, 2); which are far.
+    """
     generator = torch.Generator().manual_seed(args.seed)
+
     def draw():
         reals = draw_around(MODES, MODE_SD, (args.seeds, 128), generator)
-        return draw_priors((args.seeds, 128), generator), reals.repeat(2, 1, 1)
+        z = draw_priors((args.seeds, 128), generator)
+        return z, reals.repeat(2, 1, 1)  # both priors see the same points
+
     seeds = [1000 * args.seed + i for i in range(args.seeds)]
-    params = train(draw, 2 * seeds, 64, 3, RECIPES["prior"], args.prior_steps, device)
+    params = train(draw, 2 * seeds, width=64, depth=3, recipe=RECIPES["prior"],
+                   steps=args.prior_steps, device=device)
     z = draw_priors((args.seeds, 10_000), generator)
-    samples = mlp(params, z)
-    distance, nearest = torch.cdist(samples, MODES).min(2)
-    far = distance > FAR * MODE_SD
-    hit = (F.one_hot(nearest, len(MODES)) * ~far[..., None]).float().mean(1) > 0.01  # (2 seeds, modes)
-    scores = {"share": far.float().mean(1), "modes": hit.sum(1).float(), "stretch": stretch(params, z).amax(1)}
+    scores, samples, far = judge_samples(params, z)
     return {name: score.view(2, -1) for name, score in scores.items()}, samples, far
 
 
 def shell(dimension):
-    """For z ~ N(0, I) in d dimensions: mean and sd of |z| / sqrt(d), and P(|z|^2 < d/2), exactly (chi distribution)."""
+    """For z ~ N(0, I) in d dimensions: mean and sd of |z| / sqrt(d), and P(|z|^2 < d/2).
+
+    Exactly: |z| has the chi distribution.
+    """
     half = torch.tensor(dimension / 2, dtype=torch.float64)
     mean = ((half + 0.5).lgamma() - half.lgamma()).exp() / half.sqrt()
-    return mean.item(), (1 - mean**2).sqrt().item(), torch.special.gammainc(half, half / 2).item()
+    sd = (1 - mean**2).sqrt()
+    inside = torch.special.gammainc(half, half / 2)
+    return mean.item(), sd.item(), inside.item()
 
 
-# ------------------------------------------------------------------------------------------------------- 5.8: two maps
+# --------------------------------------------------------------------------------- 5.8: two maps
+@dataclass
+class Maps:
+    """What the trained pairs of maps of one variant do."""
+    scores: dict  # {score: (2, seeds)}, of F and of G, see judge_maps
+    verdicts: list  # of each pair, see verdicts_on
+    images: torch.Tensor  # F(x), (seeds, 1200, 2)
+
+
 def swap(halves):
-    """(first half, second half) -> (second, first) along the first dimension; F's rows and G's rows trade places."""
-    return torch.cat(halves.chunk(2)[::-1])
+    """The halves along the first dimension trade places: F's with G's, or X's with Y's."""
+    first, second = halves.chunk(2)
+    return torch.cat((second, first))
 
 
 def both_domains(x, count):
@@ -184,140 +282,236 @@ def both_domains(x, count):
     return torch.stack((x, x @ TURN)).repeat_interleave(count, 0)
 
 
-def train_maps(recipe, weights, args, device):
-    """F: X -> Y and G: Y -> X, for each row (cycle, identity, pairs) of `weights` and each seed: (all F, all G).
+def variants_of(recipe):
+    """Names of the variants that a recipe trains."""
+    return [name for name, (used, _) in VARIANTS.items() if used == recipe]
 
-    They are stacked in this order, so the inputs are (x, y), the fakes (F(x), G(y)), the reals (y, x).
+
+def distance(points, targets):
+    """Mean distance in the 1-norm of points (n, B, 2) from their targets: (n,)."""
+    return (points - targets).abs().sum(2).mean(1)
+
+
+def train_maps(recipe, weights, args, device):
+    """Parameters of F: X -> Y and G: Y -> X for each of the `weights` and each seed.
+
+    `weights` are those of the (cycle, identity, pairs) losses. The networks are stacked as all F,
+    then all G, so that their inputs are (x, y), their fakes (F(x), G(y)), their reals (y, x).
     """
     generator = torch.Generator().manual_seed(args.seed)
-    seeds = [1000 * args.seed + 500 * half + i for half in range(2) for _ in weights for i in range(args.seeds)]
-    paired = both_domains(CLUSTERS[:PAIRS], len(seeds) // 2).to(device)
+    seeds_f = [1000 * args.seed + i for i in range(args.seeds)]
+    seeds_g = [seed + 500 for seed in seeds_f]
+    seeds = len(weights) * seeds_f + len(weights) * seeds_g
+    of_networks = torch.tensor(weights).repeat_interleave(args.seeds, 0).repeat(2, 1).to(device)
+    cycle, identity, pairs = of_networks.T  # (networks,) each
+    paired = both_domains(CLUSTERS[:PAIRS], len(weights) * args.seeds).to(device)
+
     def draw():
-        x, other = draw_around(CLUSTERS, CLUSTER_SD, (2, args.seeds, 64), generator).repeat(1, len(weights), 1, 1)
-        inputs = torch.cat((x, other @ TURN))
+        drawn = draw_around(CLUSTERS, CLUSTER_SD, (2, args.seeds, 64), generator)
+        x, others = drawn.repeat(1, len(weights), 1, 1)  # all variants see the same points
+        inputs = torch.cat((x, others @ TURN))  # unpaired: y are the images of other points
         return inputs, swap(inputs)
-    def extra(params, fakes, reals):
-        terms = ((swap(fakes), reals), (reals, reals), (paired, swap(paired)))  # cycle, identity, pairs
-        return sum(weight * (mlp(params, source) - target).abs().sum(2).mean(1)
-                   for weight, (source, target) in zip(columns, terms) if weight.any())
-    columns = torch.tensor(weights).repeat_interleave(args.seeds, 0).repeat(2, 1).T.to(device)  # (3, networks)
-    return train(draw, seeds, 32, 2, RECIPES[recipe], args.map_steps, device, extra)
+
+    def extra_loss(params, fakes, reals):
+        loss = 0
+        if cycle.any():  # F(G(y)) is y, G(F(x)) is x
+            loss = loss + cycle * distance(mlp(params, swap(fakes)), reals)
+        if identity.any():  # F(y) is y, G(x) is x
+            loss = loss + identity * distance(mlp(params, reals), reals)
+        if pairs.any():
+            loss = loss + pairs * distance(mlp(params, paired), swap(paired))
+        return loss
+
+    return train(draw, seeds, width=32, depth=2, recipe=RECIPES[recipe], steps=args.map_steps,
+                 device=device, extra_loss=extra_loss)
 
 
 def judge_maps(params, x):
-    """Scores at x (B, 2) of stacked (all F, all G), each (2, n) with a row for each direction, and F(x) (n, B, 2).
+    """Scores at x (B, 2) of n maps F and n maps G, each (2, n), F's first; F(x) (n, B, 2).
 
-    distinct: clusters that are the most frequent target of some cluster; on: share of images within FAR sd of a
-    cluster; round_trip: mean |G(F(x)) - x|; agreement: share of images within FAR sd of the right cluster.
+    distinct: clusters that are the most frequent target of some cluster; on: share of images within
+    FAR sd of a cluster; round_trip: mean |G(F(x)) - x|; agreement: share of images within FAR sd of
+    the right cluster.
     """
-    count, labels = len(params[0]) // 2, torch.cdist(x, CLUSTERS).argmin(1)
-    points, centres = both_domains(x, count), both_domains(CLUSTERS, count)
+    count = len(params[0]) // 2
+    labels = torch.cdist(x, CLUSTERS).argmin(1)
+    points = both_domains(x, count)
+    targets = swap(both_domains(CLUSTERS, count))
     images = mlp(params, points)
-    distance, nearest = torch.cdist(images, swap(centres)).min(2)
-    on = distance <= FAR * CLUSTER_SD
-    votes = F.one_hot(labels).T.float() @ F.one_hot(nearest, len(CLUSTERS)).float()  # (2n, cluster, target)
-    back = swap(mlp(params, swap(images)))  # (G(F(x)), F(G(y)))
-    scores = {"distinct": F.one_hot(votes.argmax(2)).amax(1).sum(1).float(), "on": on.float().mean(1),
-              "round_trip": (back - points).norm(dim=2).mean(1),
-              "agreement": (on & (nearest == labels)).float().mean(1)}
+    to_nearest, nearest = torch.cdist(images, targets).min(2)
+    on = to_nearest <= FAR * CLUSTER_SD
+    # how often points of a cluster end nearest to which target, (2n, cluster, target)
+    votes = F.one_hot(labels).T.float() @ F.one_hot(nearest, len(CLUSTERS)).float()
+    distinct = F.one_hot(votes.argmax(2)).amax(1).sum(1)
+    returned = swap(mlp(params, swap(images)))  # (G(F(x)), F(G(y)))
+    agreement = on & (nearest == labels)
+    scores = {"distinct": distinct.float(), "on": on.float().mean(1),
+              "round_trip": (returned - points).norm(dim=2).mean(1),
+              "agreement": agreement.float().mean(1)}
     return {name: score.view(2, count) for name, score in scores.items()}, images[:count]
 
 
-def verdicts(scores):
-    """For each pair, in both directions: right, wrong (one-to-one, back within a cluster's sd) or neither."""
+def verdicts_on(scores):
+    """What each pair of maps is, by scores of both: right, wrong or neither.
+
+    Wrong: one-to-one and back within a cluster's sd, as the cycle loss asks, but not the right map.
+    """
     one_to_one = (scores["distinct"] == len(CLUSTERS)) & (scores["on"] >= 0.9)
     consistent = (one_to_one & (scores["round_trip"] <= CLUSTER_SD)).all(0)
-    right = consistent & (scores["agreement"] >= 0.9).all(0)
-    results = []
-    for is_right, is_consistent in zip(right.tolist(), consistent.tolist()):
-        if is_right:
-            results.append("right")
+    agrees = (scores["agreement"] >= 0.9).all(0)
+    verdicts = []
+    for is_consistent, is_right in zip(consistent.tolist(), agrees.tolist()):
+        if not is_consistent:
+            verdicts.append("neither")
+        elif is_right:
+            verdicts.append("right")
         else:
-            results.append("wrong" if is_consistent else "neither")
-    return results
+            verdicts.append("wrong")
+    return verdicts
 
 
 def compare_maps(args, device):
-    """x (1200, 2), and {variant: (scores (2, seeds), verdicts, F(x) (seeds, 1200, 2))}; one training a recipe."""
-    results, x = {}, draw_around(CLUSTERS, CLUSTER_SD, (1200,), torch.Generator().manual_seed(args.seed))
+    """Points x (1200, 2), and {variant: Maps}; the variants of a recipe train side by side."""
+    generator = torch.Generator().manual_seed(args.seed)
+    x = draw_around(CLUSTERS, CLUSTER_SD, (1200,), generator)
+    results = {}
     for recipe in ("plain", "stable"):
-        names = [name for name in VARIANTS if VARIANTS[name][0] == recipe]
-        scores, images = judge_maps(train_maps(recipe, [VARIANTS[name][1:] for name in names], args, device), x)
+        names = variants_of(recipe)
+        weights = [VARIANTS[name][1] for name in names]
+        params = train_maps(recipe, weights, args, device)
+        all_scores, all_images = judge_maps(params, x)
         for i, name in enumerate(names):
-            own = {key: score.view(2, len(names), -1)[:, i] for key, score in scores.items()}
-            results[name] = own, verdicts(own), images.view(len(names), -1, *x.shape)[i]
+            of_variant = slice(i * args.seeds, (i + 1) * args.seeds)
+            scores = {key: score[:, of_variant] for key, score in all_scores.items()}
+            results[name] = Maps(scores, verdicts_on(scores), all_images[of_variant])
     return x, results
 
 
-# --------------------------------------------------------------------------------------------- figures and the record
-def draw_prior_figure(path, table, samples, far):
-    """Samples of the seed of median share under both priors, all shares, and norms on paths between two draws."""
+# ---------------------------------------------------------------------- numbers of the record
+def statistics(name, scores):
+    """{name/score/statistic: value} over the seeds, of {score: (seeds,)}."""
+    numbers = {}
+    for key, score in scores.items():
+        values = {"mean": score.mean(), "std": score.std(), "min": score.min(), "max": score.max()}
+        for statistic, value in values.items():
+            numbers[f"{name}/{key}/{statistic}"] = value.item()
+    return numbers
+
+
+def make_numbers(prior_scores, x, results):
+    """The record's numbers, from what compare_priors and compare_maps return."""
+    difference = prior_scores["share"][0] - prior_scores["share"][1]
+    numbers = {"ideal/share": math.exp(-FAR**2 / 2),  # of the data itself
+               "paired/positive": (difference > 0).sum().item(),
+               "chance/round_trip": torch.cdist(x, x).mean().item()}
+    for dimension in DIMENSIONS:
+        mean, sd, inside = shell(dimension)
+        numbers[f"norm/{dimension}/mean"] = mean
+        numbers[f"norm/{dimension}/sd"] = sd
+        numbers[f"norm/{dimension}/midpoint"] = mean / math.sqrt(2)
+        numbers[f"norm/{dimension}/inside"] = inside
+    for name, maps in results.items():
+        for verdict in ("right", "wrong", "neither"):
+            numbers[f"{name}/{verdict}"] = maps.verdicts.count(verdict)
+    for i, prior in enumerate(PRIORS):
+        numbers |= statistics(prior, {key: score[i] for key, score in prior_scores.items()})
+    numbers |= statistics("paired", {"share": difference})
+    for name, maps in results.items():
+        of_pairs = {key: score.mean(0) for key, score in maps.scores.items()}
+        numbers |= statistics(name, of_pairs)
+    return numbers
+
+
+def print_numbers(numbers, names):
+    """A line for each of `names`: the means over the seeds and the verdicts."""
+    for name in names:
+        texts = []
+        for key, value in numbers.items():
+            if key.startswith(f"{name}/") and not key.endswith(("/std", "/min", "/max")):
+                texts.append(f"{key.split('/')[1]} {value:.3g}")
+        print(f"{name:20}" + ", ".join(texts))
+
+
+# -------------------------------------------------------------------------------------- figures
+def draw_samples(axes, samples, far):
+    """Samples (B, 2), with crosses at those that are far (B,)."""
+    axes.scatter(*samples[~far].T, s=2, color="0.6", linewidths=0)
+    axes.scatter(*samples[far].T, s=4, color="C3", marker="x", linewidths=0.5)
+    axes.set(xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal", xlabel="$x_1$")
+
+
+def draw_norms(axes):
+    """Norms of draws, and on straight paths between two draws, over sqrt(d); a band of 2 sd."""
+    position = np.linspace(0, 1, 101)
+    draws = np.ones_like(position)
+    paths = np.hypot(position, 1 - position)  # (1 - t) z + t z' is N(0, I) times this
+    for dimension, style in zip(DIMENSIONS, (":", "--", "-")):
+        mean, _, _ = shell(dimension)
+        axes.plot(position, paths * mean, style, color="C3")
+        axes.plot(position, draws * mean, style, color="black", label=f"d = {dimension}")
+    mean, sd, _ = shell(DIMENSIONS[-1])
+    for factor, color in ((paths, "C3"), (draws, "black")):
+        low = factor * (mean - 2 * sd)
+        high = factor * (mean + 2 * sd)
+        axes.fill_between(position, low, high, color=color, alpha=0.2, linewidth=0)
+    axes.set(xlabel="position $t$ on the path", title=r"norm$\,/\sqrt{d}$", ylim=(0.55, 1.55))
+    axes.legend(loc="upper center", ncols=3, fontsize=6, handlelength=1.5, columnspacing=0.6,
+                borderpad=0)
+
+
+def draw_prior_figure(path, scores, samples, far):
+    """Samples of the seed of median share under both priors, the shares of all seeds, and norms."""
     figure = Figure(figsize=(6.5, 1.75))
     panels = figure.subplots(1, 4, width_ratios=(1, 1, 0.8, 1.2))
-    middle = table["share"][0].argsort()[len(table["share"][0]) // 2].item()
-    for axes, row, prior in zip(panels, (middle, middle + len(samples) // 2), PRIORS):
-        points, flags = samples[row, :2000], far[row, :2000]
-        axes.scatter(*points[~flags].T, s=2, color="0.6", linewidths=0)
-        axes.scatter(*points[flags].T, s=4, color="C3", marker="x", linewidths=0.5)
-        axes.set(xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal", title=f"{prior} $z$", xlabel="$x_1$")
+    seeds = scores["share"].shape[1]
+    middle = scores["share"][0].argsort()[seeds // 2].item()
+    for i, prior in enumerate(PRIORS):
+        network = i * seeds + middle
+        draw_samples(panels[i], samples[network, :2000], far[network, :2000])
+        panels[i].set_title(f"{prior} $z$")
     panels[0].set_ylabel("$x_2$")
-    panels[2].semilogy([0, 1], table["share"].clamp_min(1e-4), color="0.5", marker="o", markersize=3, linewidth=0.7)
+    shares = scores["share"].clamp_min(1e-4)  # 0 is not on a logarithmic scale
+    panels[2].semilogy([0, 1], shares, color="0.5", marker="o", markersize=3, linewidth=0.7)
     panels[2].set(xticks=[0, 1], xlim=(-0.4, 1.4), title="share between")
     panels[2].set_xticklabels(PRIORS)
-    position = np.linspace(0, 1, 101)
-    shrunk = np.hypot(position, 1 - position)  # (1 - t) z + t z' is N(0, I) times this
-    for d, style in zip(DIMENSIONS, (":", "--", "-")):
-        mean, sd, _ = shell(d)
-        for factor, color, label in ((shrunk, "C3", None), (np.ones_like(shrunk), "black", f"d = {d}")):
-            panels[3].plot(position, factor * mean, style, color=color, label=label)
-            if d == DIMENSIONS[-1]:
-                band = factor * (mean - 2 * sd), factor * (mean + 2 * sd)
-                panels[3].fill_between(position, *band, color=color, alpha=0.2, linewidth=0)
-    panels[3].set(xlabel="position $t$ on the path", title=r"norm$\,/\sqrt{d}$", ylim=(0.55, 1.55))
-    panels[3].legend(loc="upper center", ncols=3, fontsize=6, handlelength=1.5, columnspacing=0.6, borderpad=0)
+    draw_norms(panels[3])
     save_figure(figure, path)
+
+
+def draw_clusters(axes, points, labels):
+    """Points (B, 2) in the colours of their labels (B,), the clusters they come from, numbered."""
+    for k in range(len(CLUSTERS)):
+        cluster = points[labels == k]
+        axes.scatter(*cluster.T, s=2, color=f"C{k}", linewidths=0)
+        axes.annotate(str(k + 1), cluster.mean(0).tolist(), xytext=(3, 2),
+                      textcoords="offset points")
 
 
 def draw_maps_figure(path, x, results):
-    """X, its right image, and F(x) for the first seed of some variants with some verdict, where there is one."""
-    shown = (("plain, independent", "neither"), ("independent", "neither"), ("cycle", "wrong"), ("pairs", "right"))
-    shown = [(name, verdict) for name, verdict in shown if verdict in results[name][1]]
-    images = {name.replace(", ", ",\n") if "," in name else f"{name}:\n{verdict}":
-              results[name][2][results[name][1].index(verdict)] for name, verdict in shown}
+    """x, its right image, and F(x) of the first seed of some variants that has some verdict."""
+    panels = {"$x$": x, "right map\nof $x$": x @ TURN}
+    for name, verdict, title in (
+            ("plain, independent", "neither", "plain,\nindependent"),
+            ("independent", "neither", "independent:\nneither"),
+            ("cycle", "wrong", "cycle:\nwrong"),
+            ("pairs", "right", "pairs:\nright")):
+        maps = results[name]
+        if verdict in maps.verdicts:
+            panels[title] = maps.images[maps.verdicts.index(verdict)]
     labels = torch.cdist(x, CLUSTERS).argmin(1)
+    targets = CLUSTERS @ TURN
     figure = Figure(figsize=(6.5, 1.7))
-    row = figure.subplots(1, 2 + len(images), sharex=True, sharey=True)
-    for axes, (title, points) in zip(row, {"$x$": x, "right map\nof $x$": x @ TURN, **images}.items()):
-        if axes is not row[0]:
-            axes.scatter(*(CLUSTERS @ TURN).T, s=130, facecolors="none", edgecolors="0.7", linewidths=0.7)
-        for k in range(len(CLUSTERS)):
-            axes.scatter(*points[labels == k].T, s=2, color=f"C{k}", linewidths=0)
-            axes.annotate(str(k + 1), points[labels == k].mean(0).tolist(), xytext=(3, 2), textcoords="offset points")
-        axes.set(aspect="equal", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xticks=(-2, 0, 2), yticks=(-2, 0, 2))
+    all_axes = figure.subplots(1, len(panels), sharex=True, sharey=True)
+    for axes, (title, points) in zip(all_axes, panels.items()):
+        if points is not x:
+            axes.scatter(*targets.T, s=130, facecolors="none", edgecolors="0.7", linewidths=0.7)
+        draw_clusters(axes, points, labels)
+        axes.set(aspect="equal", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xticks=(-2, 0, 2),
+                 yticks=(-2, 0, 2))
         axes.set_title(title, fontsize=8)
     figure.supxlabel("first coordinate", fontsize=8)
-    row[0].set_ylabel("second coordinate")
+    all_axes[0].set_ylabel("second coordinate")
     save_figure(figure, path)
-
-
-def make_numbers(table, x, results):
-    """The record's numbers: scores over seeds (mean, std, min, max), norms over sqrt(d), a round trip by chance."""
-    difference = table["share"][0] - table["share"][1]
-    numbers = {"ideal/share": math.exp(-FAR**2 / 2),
-               "paired/positive": (difference > 0).sum().item(),
-               "chance/round_trip": torch.cdist(x, x).mean().item()}
-    for d in DIMENSIONS:
-        mean, sd, inside = shell(d)
-        numbers |= {f"norm/{d}/mean": mean, f"norm/{d}/sd": sd,
-                    f"norm/{d}/midpoint": mean / math.sqrt(2), f"norm/{d}/inside": inside}
-    scores = {prior: {key: score[row] for key, score in table.items()} for row, prior in enumerate(PRIORS)}
-    scores["paired"] = {"share": difference}
-    for name, (own, found, _) in results.items():
-        scores[name] = {key: score.mean(0) for key, score in own.items()}  # of both directions
-        numbers |= {f"{name}/{verdict}": found.count(verdict) for verdict in ("right", "wrong", "neither")}
-    return numbers | {f"{name}/{key}/{statistic}": getattr(score, statistic)().item()
-                      for name, own in scores.items() for key, score in own.items()
-                      for statistic in ("mean", "std", "min", "max")}
 
 
 # ------------------------------------------------------- files: the same text in every script
@@ -513,6 +707,7 @@ def run(main):
 # ------------------------------------------------------------------------------- command line
 def parse_args(argv=None):
     """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
     parser.add_argument("--prior-steps", type=number(int, 1, 10**6), default=3500, help="of 5.7")
@@ -521,21 +716,25 @@ def parse_args(argv=None):
                         help="trainings of everything, side by side")
     parser.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="of all chance")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
-    parser.add_argument("--out-dir", type=folder, default=HERE / "plots", help="for the figures and the record")
-    argv = sys.argv[1:] if argv is None else argv
+    parser.add_argument("--out-dir", type=folder, default=HERE / "plots",
+                        help="for the figures and the record")
     return named(parser.parse_args(argv), "p5_toys", (), parser, argv)
 
 
 def fingerprint(args):
-    """Weights that two steps of either experiment leave, summed, and the share far from the modes."""
+    """What two steps of both experiments leave: stretch of the generators, squares of the maps.
+
+    By one thread in float32; a record whose code computes something else today is found by them.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    cpu = torch.device("cpu")
     short = argparse.Namespace(**vars(args) | {"prior_steps": 2, "map_steps": 2})
-    table, _, _ = compare_priors(short, torch.device("cpu"))
-    numbers = [table["stretch"].mean().item()]
+    scores, _, _ = compare_priors(short, cpu)
+    numbers = [scores["stretch"].mean().item()]
     for recipe in ("plain", "stable"):
-        weights = [VARIANTS[name][1:] for name in VARIANTS if VARIANTS[name][0] == recipe]
-        params = train_maps(recipe, weights, short, torch.device("cpu"))
+        weights = [VARIANTS[name][1] for name in variants_of(recipe)]
+        params = train_maps(recipe, weights, short, cpu)
         numbers.append(sum(p.double().square().sum().item() for p in params))
     torch.set_num_threads(threads)
     return numbers
@@ -547,20 +746,19 @@ def main(argv=None):
         prepare_folders(args.out_dir)
         device = choose_device(args.no_cuda)
         start = time.perf_counter()
-        steps = fingerprint(args)
-        table, samples, far = compare_priors(args, device)
+        two_steps = fingerprint(args)
+        prior_scores, samples, far = compare_priors(args, device)
         x, results = compare_maps(args, device)
-        numbers = make_numbers(table, x, results)
-        for name in (*PRIORS, *results):
-            shown = [key for key in numbers if key.startswith(f"{name}/")
-                     and not key.endswith(("min", "max", "std"))]
-            print(f"{name:20}" + ", ".join(f"{key.split('/')[1]} {numbers[key]:.3g}" for key in shown))
-        stem = f"{args.out_dir / args.run_name}"
-        draw_prior_figure(Path(f"{stem}_prior.pdf"), table, samples, far)
+        numbers = make_numbers(prior_scores, x, results)
+        print_numbers(numbers, (*PRIORS, *results))
+
+        stem = args.out_dir / args.run_name
+        draw_prior_figure(Path(f"{stem}_prior.pdf"), prior_scores, samples, far)
         draw_maps_figure(Path(f"{stem}_maps.pdf"), x, results)
-        write_record(Path(f"{stem}.json"), args, [machine(device)], numbers,
-                     ("Gaussian/share/mean", "mixture/share/mean"), fingerprint=steps,
-                     seconds=time.perf_counter() - start, curves={})
+        write_record(
+            Path(f"{stem}.json"), args, [machine(device)], numbers,
+            headline=("Gaussian/share/mean", "mixture/share/mean"), fingerprint=two_steps,
+            seconds=time.perf_counter() - start, curves={})
     print(f"record and figures: {stem}*")
 
 
