@@ -70,7 +70,8 @@ COPY_DISTANCE = "copy distance"  # in a judge's file, beside its weights
 CLASSES = {"mnist": tuple("0123456789"),
            "fashion": ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
                        "sneaker", "bag", "boot")}
-COLUMNS = ("frechet", "precision", "recall", "coverage", "c2st", "tv", "agreement", "copies")
+COLUMNS = ("frechet", "times_real", "precision", "recall", "coverage", "c2st", "tv", "agreement",
+           "copies")
 
 
 # -------------------------------------------------------------------------------------- judge
@@ -841,6 +842,16 @@ def score_planted(args):
                  fingerprint=taken, judge=sha256, seconds=time.perf_counter() - start, curves={})
 
 
+def with_unit(numbers, ruler):
+    """`numbers` and times_real, where the same judge has scored the real images."""
+    path = ruler.args.judge_dir / f"real_{ruler.dataset}_scores.json"
+    if path.exists():
+        real = json.loads(path.read_text())
+        if real["judge"] == ruler.judge[2]:
+            return numbers | {"times_real": numbers["frechet"] / real["numbers"]["frechet"]}
+    return numbers
+
+
 def is_done(path, args, **fields):
     """Whether the record in `path` is of these settings, and of this judge and these samples."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -851,7 +862,7 @@ def is_done(path, args, **fields):
 
 
 def score_run(args, rulers):
-    """Score the one run of `args`, with --cas by what classifiers learn; its numbers.
+    """Score the one run of `args`, with --cas by what classifiers learn; its numbers, its Ruler.
 
     `rulers` keeps the Ruler of each data set for the next run.
     """
@@ -876,7 +887,7 @@ def score_run(args, rulers):
     path = folder_of(name, args.out_dir) / f"{args.run_name}.json"
     if is_done(path, args, **fields) and not args.fresh:
         print(f"{path} is done")
-        return json.loads(path.read_text())["numbers"]
+        return json.loads(path.read_text())["numbers"], ruler
     if len(images) < COUNT and not real:
         print(f"{run} has {len(images)} images: with less than {COUNT} the Frechet distance comes "
               "out too large, and recall too small")
@@ -900,7 +911,7 @@ def score_run(args, rulers):
                    ["image", "nearest"] * 3)
     write_record(path, args, [machine(ruler.device)], numbers, list(numbers)[:2], **fields,
                  seconds=time.perf_counter() - start, curves=curves)
-    return numbers
+    return numbers, ruler
 
 
 def runs_of(args):
@@ -1242,7 +1253,8 @@ def main(argv=None):
         else:
             rulers, results = {}, {}
             for run in runs_of(args):
-                results[run] = score_run(parse_args([run, *args.flags]), rulers)
+                numbers, ruler = score_run(parse_args([run, *args.flags]), rulers)
+                results[run] = numbers if args.cas else with_unit(numbers, ruler)
             if not args.cas:
                 print_table(results)
 
