@@ -501,8 +501,8 @@ def load_dataset(name, data_dir):
             download(dataset, Path(data_dir), path)
     tensors = [read_idx(path) for path in paths]
     for images, labels in (tensors[:2], tensors[2:]):
-        fit = images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
-        if not fit or len(images) == 0 or labels.max() > 9:
+        match = images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
+        if not match or len(images) == 0 or labels.max() > 9:
             raise OSError(f"{paths[0]} and the files beside it do not fit each other: delete them, "
                           "name another --data-dir, or run `make demo` (no download)")
     return tensors
@@ -769,7 +769,11 @@ def restore(members, state, path):
 
 
 def save_state(path, state):
-    """Save a run's state, unless the same run, started twice, has come to a later epoch there."""
+    """Save a run's state, unless a later epoch of this run is there.
+
+    So of a run that was started twice the later one stays, and a finished run that is trained once
+    more stays until the new one is as far.
+    """
     with contextlib.suppress(OSError, LookupError, TypeError):  # nothing there, or nothing of use
         if load_state(path, "meta")["epoch"] > state["epoch"]:  # without its tensors
             return
@@ -781,7 +785,7 @@ def save_state(path, state):
 
 
 def open_run(args, data, device):
-    """The state to start this command's run from, or to go on from; nothing is written before.
+    """The state to start this command's run from, or to go on from.
 
     OSError where a plain command would wipe an unfinished run, or where the file holds a run of
     other settings or of other data than the checksum `data`.
@@ -879,7 +883,7 @@ def parse_args(argv=None):
     group.add_argument("--classifier", type=number(float, 0, 1e6),
                        help="weight of D's class cross-entropy; 0 is off")
     group.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto",
-                       help="of products in training; auto: bfloat16 where the hardware has it")
+                       help="of training; auto: bfloat16 where the hardware has it")
     add_file_flags(parser)
     args = parser.parse_args(argv)
     can_classify = args.arch == "conv" and args.conditional

@@ -604,8 +604,8 @@ def load_dataset(name, data_dir):
             download(dataset, Path(data_dir), path)
     tensors = [read_idx(path) for path in paths]
     for images, labels in (tensors[:2], tensors[2:]):
-        fit = images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
-        if not fit or len(images) == 0 or labels.max() > 9:
+        match = images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
+        if not match or len(images) == 0 or labels.max() > 9:
             raise OSError(f"{paths[0]} and the files beside it do not fit each other: delete them, "
                           "name another --data-dir, or run `make demo` (no download)")
     return tensors

@@ -479,8 +479,8 @@ def load_dataset(name, data_dir):
             download(dataset, Path(data_dir), path)
     tensors = [read_idx(path) for path in paths]
     for images, labels in (tensors[:2], tensors[2:]):
-        fit = images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
-        if not fit or len(images) == 0 or labels.max() > 9:
+        match = images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
+        if not match or len(images) == 0 or labels.max() > 9:
             raise OSError(f"{paths[0]} and the files beside it do not fit each other: delete them, "
                           "name another --data-dir, or run `make demo` (no download)")
     return tensors
@@ -747,7 +747,11 @@ def restore(members, state, path):
 
 
 def save_state(path, state):
-    """Save a run's state, unless the same run, started twice, has come to a later epoch there."""
+    """Save a run's state, unless a later epoch of this run is there.
+
+    So of a run that was started twice the later one stays, and a finished run that is trained once
+    more stays until the new one is as far.
+    """
     with contextlib.suppress(OSError, LookupError, TypeError):  # nothing there, or nothing of use
         if load_state(path, "meta")["epoch"] > state["epoch"]:  # without its tensors
             return
@@ -759,7 +763,7 @@ def save_state(path, state):
 
 
 def open_run(args, data, device):
-    """The state to start this command's run from, or to go on from; nothing is written before.
+    """The state to start this command's run from, or to go on from.
 
     OSError where a plain command would wipe an unfinished run, or where the file holds a run of
     other settings or of other data than the checksum `data`.

@@ -13,8 +13,10 @@ A run is named after its command: vae_mnist, vae_fashion_beta0.5_seed2. It write
     plots/<run>.json, _*.pdf   record and figures
 
 The model is Kingma & Welling's (2014, arXiv:1312.6114): p(z) = N(0, I), q(z|x) = N(mu,
-diag(exp(logvar))), pixels in [0, 1] scored by the Bernoulli cross-entropy, in nats per image. On
-grey pixels that is no negative log likelihood.
+diag(exp(logvar))), pixels in [0, 1] scored by the Bernoulli cross-entropy, in nats per image. That
+density is not normalised on grey pixels, so the loss bounds no likelihood of theirs. With --prior
+mixture the samples come from Gaussians fitted to the codes after training (Ghosh et al. 2020,
+arXiv:1903.12436), because codes trained with a small weight of the KL do not fill N(0, I).
 """
 import argparse
 import contextlib
@@ -51,7 +53,7 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 PIXELS = 28 * 28
 
-RECIPES = {  # what --recipe sets, flag by flag
+RECIPES = {  # what --recipe sets, flag by flag: as handed out; for the images; for the test loss
     "handout": {"epochs": 10, "batch_size": 128, "hidden_dim": 400, "layers": 1, "beta": 1.0,
                 "warmup": 0, "schedule": "constant", "prior": "normal"},
     "best": {"epochs": 60, "batch_size": 64, "hidden_dim": 512, "layers": 2, "beta": 0.75,
@@ -120,19 +122,26 @@ def cross_entropy(logits, x):
     """binary_cross_entropy_with_logits(logits, x, reduction="sum"), in half the time on a CPU.
 
     With s = sigmoid(l), a pixel costs -x log s - (1 - x) log(1 - s) = l (s - x) + H(s), where
-    H(s) = -s log s - (1 - s) log(1 - s). The derivative of that by s is 0, so s is detached, and
-    autograd is left with the derivative by l, which is s - x.
+    H(s) = -s log s - (1 - s) log(1 - s). At a fixed l the derivative of l (s - x) + H(s) by s is
+    l - log(s / (1 - s)) = 0, so s may be detached, and autograd is left with s - x, the derivative
+    by l. With m = max(s, 1 - s), (1 - m) / m = exp(-|l|), hence H(s) = (1 - m) |l| - log m, which
+    takes no logarithm of 0.
     """
     s = logits.detach().sigmoid()
     m = torch.maximum(s, 1 - s)
-    entropy = (1 - m) * logits.detach().abs() - m.log()  # H(s), in which nothing underflows
+    entropy = (1 - m) * logits.detach().abs() - m.log()  # H(s)
     return (logits * (s - x)).sum() + entropy.sum()
 
 
 # ----------------------------------------------------------------------------------- training
 def kl_weight(args, epoch):
-    """Small at first, so that z is used (Bowman et al. 2016), then --beta."""
-    return args.beta * min(1, epoch / max(1, args.warmup))
+    """The KL's weight: it rises by the epoch to --beta at epoch --warmup.
+
+    With a small weight at first z comes into use (Bowman et al. 2016, arXiv:1511.06349).
+    """
+    if args.warmup == 0:
+        return args.beta
+    return args.beta * min(1, epoch / args.warmup)
 
 
 def learning_rate(args, progress):
@@ -142,18 +151,19 @@ def learning_rate(args, progress):
     return args.lr * min(1, (1 - progress) / 0.3)
 
 
-def train(model, images, optimizer, args, epoch, bar, precision="float32"):
+def train(model, images, optimizer, args, *, epoch, bar, precision="float32"):
     """One epoch over `images` (N, 784) in [0, 1]; {train_loss, ...} in nats per image, beta = 1."""
-    torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on the state before alone
+    torch.manual_seed(1_000_003 * args.seed + epoch)  # so that a resumed run draws the same
     beta = kl_weight(args, epoch)
+    bfloat16 = precision == "bfloat16"
     batches = torch.randperm(len(images)).to(images.device).split(args.batch_size)
     totals = torch.zeros(2, dtype=torch.float64, device=images.device)  # of the loss and of the KL
     for step, batch in enumerate(batches):
         progress = (epoch - 1 + step / len(batches)) / args.epochs
         optimizer.param_groups[0]["lr"] = learning_rate(args, progress)
         x = images.index_select(0, batch)
-        bfloat16 = precision == "bfloat16"
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):  # of products only
+        # The forward pass may be rounded; weights, loss and Adam stay float32.
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
             recon, mu, logvar = model(x)
         recon, mu, logvar = recon.float(), mu.float(), logvar.float()
         loss = VAE_loss_function(recon, x, mu, logvar, beta)
@@ -162,10 +172,10 @@ def train(model, images, optimizer, args, epoch, bar, precision="float32"):
         optimizer.step()
         totals += torch.stack((loss.detach(), gaussian_kl(mu.detach(), logvar.detach())))
         if (step + 1) % args.log_interval == 0:
-            text = f"epoch {epoch}, loss {loss.item() / len(x):.1f} nats"
+            text = f"epoch {epoch}, loss {loss.item() / len(x):.1f} nats at beta {beta:.3g}"
             bar.set_postfix_str(text, refresh=False)
         bar.update()
-    loss, kl = (totals / len(images)).tolist()
+    loss, kl = (totals / len(images)).tolist()  # loss = reconstruction + beta * kl
     return {"train_loss": loss + (1 - beta) * kl, "train_reconstruction": loss - beta * kl,
             "train_kl": kl}
 
@@ -180,13 +190,15 @@ def test(model, images, args, prior=None):
     mu, logvar = model.encode(images)
     z = model.reparameterize(mu, logvar)
     logits = model.decode(z)
+    # PyTorch's own form, exact also where a pixel costs next to nothing
     reconstruction = F.binary_cross_entropy_with_logits(logits, images, reduction="sum").item()
     reconstruction /= len(images)
     if prior is None:
         kl = gaussian_kl(mu, logvar).item() / len(images)
     else:  # a mixture has no closed form: log q(z|x) - log p(z) at the one z
         log_q = Normal(mu, (0.5 * logvar).exp()).log_prob(z).sum(1)
-        log_p = torch.cat([prior.log_prob(batch) for batch in z.split(500)])  # memory
+        # in parts: all at once are (N, components, latent) numbers
+        log_p = torch.cat([prior.log_prob(batch) for batch in z.split(500)])
         kl = (log_q - log_p).mean().item()
     return {"test_loss": reconstruction + kl, "test_reconstruction": reconstruction, "test_kl": kl}
 
@@ -214,33 +226,33 @@ def epoch_grids(model, images, args):
 
 @torch.no_grad()
 def interpolations(model, images, labels, steps=9):
-    """Ways from the first image of every class to that of the next, (ways * (steps + 2), 784).
+    """Rows from the first image of every class to that of the next, (rows * (steps + 2), 784).
 
-    A way is its image, `steps` decoded points of the straight line between the two mean codes, and
-    the image it leads to. images (N, 784) in [0, 1], labels (N,).
+    A row is the image, `steps` decodings along the straight line between the two mean codes, of
+    which the first and the last are the reconstructions, and the other image. images (N, 784) in
+    [0, 1], labels (N,).
     """
     ends = torch.stack([images[labels == label][0] for label in labels.unique()])
     codes, _ = model.encode(ends)
     weight = torch.linspace(0, 1, steps, device=images.device)[:, None]
-    ways = []
+    rows = []
     for start in range(len(ends)):
         end = (start + 1) % len(ends)
         line = (1 - weight) * codes[start] + weight * codes[end]
-        ways += [ends[start, None], model.decode(line).sigmoid(), ends[end, None]]
-    return torch.cat(ways)
+        rows += [ends[start, None], model.decode(line).sigmoid(), ends[end, None]]
+    return torch.cat(rows)
 
 
 @torch.no_grad()
-def traversals(model, images, most=10, steps=11):
+def traversals(model, images, count=10, steps=11):
     """What single latent dimensions do: {dimension: (its KL in nats, images (steps, 784))}.
 
-    Of the code of the first image one dimension goes from -3 to 3 and the others stay. The `most`
-    dimensions with the largest KL, a mean over images (N, 784), come first; a dimension whose KL is
-    near 0 is not used.
+    The first image's code is decoded with one dimension moved from -3 to 3. Shown are the `count`
+    dimensions of the largest KL, a mean over images (N, 784); one whose KL is near 0 is not used.
     """
     mu, logvar = model.encode(images)
-    kl = -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).mean(0)
-    order = kl.argsort(descending=True, stable=True)[:most].tolist()
+    kl = -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).mean(0)  # as gaussian_kl: (latent,)
+    order = kl.argsort(descending=True, stable=True)[:count].tolist()
     rows = {}
     for dimension in order:
         codes = mu[:1].repeat(steps, 1)
@@ -262,10 +274,12 @@ def manifold(model, side=20):
 
 
 def fit_mixture(codes, count=100, steps=50):
-    """Up to `count` Gaussians, each with its own covariance, fitted to codes (N, latent) by EM.
+    """Gaussians with weights, fitted to codes (N, latent) by EM (Bishop 2006, section 9.2.2).
 
-    (Bishop 2006, section 9.2.2.) log N(z; m, C) is linear in the moments (1, z, z z^T), so that
-    half a step is one matrix product.
+    There are `count` of them, of fewer codes as many as codes; each starts at a code. With P the
+    inverse of a covariance C, log w + log N(z; m, C) is (log w + log N(0; m, C)) + (P m)^T z -
+    z^T P z / 2, linear in the moments (1, z, z z^T) of z, so that one product of matrices gives it
+    for all components and many codes.
     """
     codes = codes.double()  # covariances are differences of moments
     dim = codes.shape[1]
@@ -273,21 +287,22 @@ def fit_mixture(codes, count=100, steps=50):
     ridge = 1e-4 * torch.eye(dim).to(codes)
     coefficients = None
     for _ in range(steps):
-        # E step: shares (B, count) of the components in each code, and sums of moments by them
+        # E step: each component's share in each code (B, count), and sums of moments by them
         sums = 0
         for z in codes.split(5000):  # the moments of all at once are N * dim^2 numbers
             outer = (z[:, :, None] * z[:, None]).flatten(1)
             moments = torch.cat((torch.ones_like(z[:, :1]), z, outer), 1)  # (B, 1 + dim + dim^2)
-            if coefficients is None:
+            if coefficients is None:  # at first a code belongs to the nearest start
                 share = F.one_hot(torch.cdist(z, centres).argmin(1), len(centres)).double()
             else:
                 share = (moments @ coefficients.T).softmax(1)
             sums = sums + share.T @ moments
-        # M step: weights, means and covariances; then the log densities' coefficients in moments
+        # M step: weights, means and covariances; then the log densities' coefficients in moments.
+        # The 1e-12 keeps a component that has lost every code from dividing by 0.
         weight, first, second = (sums / len(codes) + 1e-12).split((1, dim, dim * dim), 1)
-        mean = first / weight
-        spread = (second / weight).view(-1, dim, dim)
-        cov = spread - mean[:, :, None] * mean[:, None] + ridge
+        mean = first / weight  # (count, dim)
+        second_moment = (second / weight).view(-1, dim, dim)
+        cov = second_moment - mean[:, :, None] * mean[:, None] + ridge
         component = MultivariateNormal(mean, cov)
         precision = component.precision_matrix
         linear = (precision @ mean[:, :, None])[:, :, 0]
@@ -299,10 +314,10 @@ def fit_mixture(codes, count=100, steps=50):
 
 # ------------------------------------------------------------------------- a run and its results
 def fingerprint(args):
-    """Losses of two steps of these settings on 64 drawn images, by one thread in float32.
+    """Two training losses that tell whether today's code still computes what a record's did.
 
-    Two steps: the first of the first epoch, the first of the last. A record whose code computes
-    something else today is found by them.
+    Of the first step of the first epoch and of the first of the last, on 64 drawn images as one
+    batch, by one thread in float32. `make check` takes them again.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -312,7 +327,7 @@ def fingerprint(args):
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
     settings = argparse.Namespace(**vars(args) | {"batch_size": 64})
     silent = tqdm(disable=True)
-    losses = [train(model, images, optimizer, settings, epoch, silent)["train_loss"]
+    losses = [train(model, images, optimizer, settings, epoch=epoch, bar=silent)["train_loss"]
               for epoch in (1, args.epochs)]
     torch.set_num_threads(threads)
     return losses
@@ -329,11 +344,12 @@ def fit(model, train_images, test_images, state, args):
                disable=None)
     for epoch in range(state["epoch"] + 1, args.epochs + 1):
         start = time.perf_counter()
-        losses = train(model, train_images, optimizer, args, epoch, bar, state["precision"])
+        losses = train(model, train_images, optimizer, args, epoch=epoch, bar=bar,
+                       precision=state["precision"])
         losses |= test(model, test_images, args)
         if not all(map(math.isfinite, losses.values())):
             raise FloatingPointError(f"epoch {epoch} diverged, {epoch - 1} is kept: use a smaller "
-                                     "--lr, under another --run-name or with --fresh")
+                                     "--lr (with the same --run-name also --fresh)")
         for name, value in losses.items():
             state["curves"].setdefault(name, []).append(value)
         grids = epoch_grids(model, test_images, args)
@@ -341,7 +357,8 @@ def fit(model, train_images, test_images, state, args):
             with replacing(args.runs_dir / args.run_name / f"{kind}_{epoch:03d}.png") as part:
                 tiles = images.view(-1, 1, 28, 28)
                 torchvision.utils.save_image(tiles, part, nrow=8, pad_value=0.5, format="png")
-        state["first"] = state["first"] or grids
+        if not state["first"]:
+            state["first"] = grids
         state["seconds"] += time.perf_counter() - start
         state |= {"epoch": epoch, "finished": epoch == args.epochs, "model": model.state_dict(),
                   "optimizer": optimizer.state_dict()}
@@ -353,18 +370,19 @@ def fit(model, train_images, test_images, state, args):
 
 def report(model, train_images, test_images, test_labels, state, args):
     """Samples, figures and record of a trained model."""
-    stem = f"{args.out_dir / args.run_name}"
+    stem = str(args.out_dir / args.run_name)  # a name may hold dots, which are no suffix
     numbers = {name: curve[-1] for name, curve in state["curves"].items()}
-    priors = {args.run_name: None}  # by the name of the samples; None is N(0, I)
+    mixture = None
+    prior_of = {args.run_name: None}  # {name of the samples: p(z)}; None is N(0, I)
     if args.prior == "mixture":
         torch.manual_seed(args.seed)
         with torch.no_grad():
             codes = model.reparameterize(*model.encode(train_images))
             mixture = fit_mixture(codes, args.components)
-        priors = {f"normal_{args.run_name}": None, args.run_name: mixture}
+        prior_of = {f"normal_{args.run_name}": None, args.run_name: mixture}
         for name, value in test(model, test_images, args, mixture).items():
             numbers[f"mixture_{name}"] = value
-    for name, prior in priors.items():
+    for name, prior in prior_of.items():
         images = (255 * sample(model, 10_000, args, prior)).round().byte().view(-1, 28, 28)
         with replacing(args.runs_dir / f"{name}_samples.npz") as part, part.open("wb") as file:
             np.savez(file, images=images.cpu())
@@ -372,14 +390,15 @@ def report(model, train_images, test_images, test_labels, state, args):
     last = epoch_grids(model, test_images, args)
     for kind, width in (("reconstructions", 3.2), ("samples", 2.1)):
         grids = {"after epoch 1": state["first"][kind], f"after epoch {state['epoch']}": last[kind]}
-        if args.prior == "mixture" and kind == "samples":
+        if mixture is not None and kind == "samples":
             grids["mixture prior"] = sample(model, 64, args, mixture)
         draw_grids(Path(f"{stem}_{kind}.pdf"), grids, 8, width)
     draw_curves(Path(f"{stem}_curves.pdf"), state["curves"])
     draw_codes(stem, model, test_images, test_labels)
 
+    # what the best reconstruction costs: the entropy of the grey pixels themselves
     grey = torch.stack((test_images, 1 - test_images))
-    numbers["pixel_entropy"] = torch.special.entr(grey).sum().item() / len(test_images)  # the floor
+    numbers["pixel_entropy"] = torch.special.entr(grey).sum().item() / len(test_images)
     headline = [name for name in ("test_loss", "mixture_test_loss") if name in numbers]
     write_record(Path(f"{stem}.json"), args, state["machines"], numbers, headline,
                  data=state["data"], precision=state["precision"], fingerprint=state["fingerprint"],
@@ -389,31 +408,29 @@ def report(model, train_images, test_images, test_labels, state, args):
 
 
 # ------------------------------------------------------------------------------------ figures
-def draw_grids(path, grids, columns, width=3.2, names=()):
-    """{title: images (N, 784) in [0, 1]} side by side, each `width` inches, on one grey scale.
-
-    `names` are those of the rows.
-    """
+def draw_grids(path, grids, columns, width=3.2, row_names=()):
+    """{title: images (N, 784) in [0, 1]} side by side, each `width` inches, on one grey scale."""
     rows = max(len(images) for images in grids.values()) / columns
     figure = Figure(figsize=(width * len(grids), width * rows / columns + 0.25))
     panels = figure.subplots(1, len(grids), squeeze=False)[0]
     for axes, (title, images) in zip(panels, grids.items()):
         images = images.view(-1, 1, 28, 28).cpu()
+        # one of three equal colours; tiles of 28 pixels and 2 between, their centres at 16, 46, ...
         tiles = torchvision.utils.make_grid(images, nrow=columns, pad_value=0.5)[0]
         axes.imshow(tiles.numpy(), vmin=0, vmax=1, interpolation="nearest")
         axes.set(title=title, frame_on=False, xticks=[])
-        axes.set_yticks(range(16, 16 + 30 * len(names), 30), names)
+        axes.set_yticks(range(16, 16 + 30 * len(row_names), 30), row_names)
     save_figure(figure, path)
 
 
 def draw_codes(stem, model, images, labels):
-    """Figures of what lies between codes, along single dimensions and, of two, over the plane."""
-    ways = interpolations(model, images, labels)
-    draw_grids(Path(f"{stem}_interpolations.pdf"), {"": ways}, 11, 4.4)
+    """Interpolations, traversals and, where z has 2 dimensions, the manifold."""
+    between = interpolations(model, images, labels)
+    draw_grids(Path(f"{stem}_interpolations.pdf"), {"": between}, 11, 4.4)
     rows = traversals(model, images)
     names = [f"z{dimension + 1}, {kl:.2f} nats" for dimension, (kl, _) in rows.items()]
-    tiles = torch.cat([tiles for _, tiles in rows.values()])
-    draw_grids(Path(f"{stem}_traversals.pdf"), {"from -3 to 3": tiles}, 11, 5.2, names)
+    moved = torch.cat([images for _, images in rows.values()])
+    draw_grids(Path(f"{stem}_traversals.pdf"), {"from -3 to 3": moved}, 11, 5.2, names)
     if model.fc3.in_features == 2:
         draw_grids(Path(f"{stem}_manifold.pdf"), {"": manifold(model)}, 20, 4.4)
 
@@ -453,8 +470,8 @@ def load_dataset(name, data_dir):
             download(dataset, Path(data_dir), path)
     tensors = [read_idx(path) for path in paths]
     for images, labels in (tensors[:2], tensors[2:]):
-        fit = images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
-        if not fit or len(images) == 0 or labels.max() > 9:
+        match = images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
+        if not match or len(images) == 0 or labels.max() > 9:
             raise OSError(f"{paths[0]} and the files beside it do not fit each other: delete them, "
                           "name another --data-dir, or run `make demo` (no download)")
     return tensors
@@ -721,7 +738,11 @@ def restore(members, state, path):
 
 
 def save_state(path, state):
-    """Save a run's state, unless the same run, started twice, has come to a later epoch there."""
+    """Save a run's state, unless a later epoch of this run is there.
+
+    So of a run that was started twice the later one stays, and a finished run that is trained once
+    more stays until the new one is as far.
+    """
     with contextlib.suppress(OSError, LookupError, TypeError):  # nothing there, or nothing of use
         if load_state(path, "meta")["epoch"] > state["epoch"]:  # without its tensors
             return
@@ -733,7 +754,7 @@ def save_state(path, state):
 
 
 def open_run(args, data, device):
-    """The state to start this command's run from, or to go on from; nothing is written before.
+    """The state to start this command's run from, or to go on from.
 
     OSError where a plain command would wipe an unfinished run, or where the file holds a run of
     other settings or of other data than the checksum `data`.
@@ -812,16 +833,19 @@ def parse_args(argv=None):
                        help="Gaussians of that mixture")
     group = parser.add_argument_group("training")
     group.add_argument("--beta", type=number(float, 0, 1e6), help="weight of the KL")
-    group.add_argument("--warmup", type=number(int, 0, 100_000), help="epochs until the KL has it")
+    group.add_argument("--warmup", type=number(int, 0, 100_000), help="epochs over which it rises")
     group.add_argument("--schedule", choices=("constant", "linear"),
                        help="of the learning rate; linear: to 0 over the last 30 %% of training")
     group.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto",
-                       help="of products in training; auto: bfloat16 where the hardware has it")
+                       help="of training's forward pass; auto: bfloat16 where the hardware has it")
     add_file_flags(parser)
-    chosen = parser.parse_args(argv)
-    dataset, recipe = chosen.dataset, chosen.recipe or RECIPE_OF[chosen.dataset]
+    chosen = parser.parse_args(argv)  # once for the recipe, then with its defaults
+    dataset = chosen.dataset
+    recipe = chosen.recipe or RECIPE_OF[dataset]
     parser.set_defaults(recipe=RECIPE_OF[dataset], **RECIPES[recipe])
     args = parser.parse_args(argv)
+    if args.prior == "mixture" and args.latent_dim > 256:
+        parser.error("above --latent-dim 256 no mixture is fitted: give --prior normal")
     prefix = f"vae_{dataset}" + ("" if recipe == RECIPE_OF[dataset] else f"_{recipe}")
     return named(args, prefix, ("dataset", "recipe"), parser, argv)
 
@@ -840,13 +864,14 @@ def choose_precision(wanted, device):
 
 def main(argv=None):
     args = parse_args(argv)
-    torch.set_flush_denormal(True)  # Adam's means of gradients that stay 0 slow a CPU down
+    torch.set_flush_denormal(True)  # Adam's averages come to numbers that CPUs multiply slowly
     with own_settings():
         prepare_folders(args.out_dir, args.runs_dir, args.runs_dir / args.run_name)
         device = choose_device(args.no_cuda)
         data = load_dataset(args.dataset, args.data_dir)
-        train_images, test_images = (images.to(device).view(-1, PIXELS).float().div_(255)
-                                     for images in data[::2])
+        train_images, _, test_images, test_labels = (tensor.to(device) for tensor in data)
+        train_images = train_images.view(-1, PIXELS).float().div_(255)  # (60000, 784) in [0, 1]
+        test_images = test_images.view(-1, PIXELS).float().div_(255)  # (10000, 784)
         state = open_run(args, checksum(data), device)
         if state["epoch"] == 0:
             state |= {"precision": choose_precision(args.precision, device), "first": {},
@@ -854,10 +879,10 @@ def main(argv=None):
         elif state["precision"] != choose_precision(args.precision, device):
             print(f"{args.run_name} goes on in {state['precision']}, as it began")
 
-        torch.manual_seed(args.seed)
+        torch.manual_seed(args.seed)  # of the first weights; fit has others where a run goes on
         model = VAE(args.hidden_dim, args.layers, args.latent_dim).to(device)
         fit(model, train_images, test_images, state, args)
-        report(model, train_images, test_images, data[3].to(device), state, args)
+        report(model, train_images, test_images, test_labels, state, args)
 
 
 if __name__ == "__main__":

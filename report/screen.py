@@ -215,7 +215,8 @@ def try_vae(args, images):
     model = vae.VAE(args.hidden_dim, args.layers, args.latent_dim)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
     for epoch in range(1, args.epochs + 1):
-        vae.train(model, train_images, optimizer, args, epoch, tqdm(disable=True), precision)
+        vae.train(model, train_images, optimizer, args, epoch=epoch,
+                  bar=tqdm(disable=True), precision=precision)
     numbers = vae.test(model, held_out, args)
     prior = None
     if args.prior == "mixture":

@@ -222,7 +222,8 @@ def our_vae(model, settings, device, data, *, count, precision):
     epochs = itertools.count(1)
 
     def chunk():
-        vae.train(model, train_images[:count], optimizer, settings, next(epochs), bar, precision)
+        vae.train(model, train_images[:count], optimizer, settings, epoch=next(epochs), bar=bar,
+                  precision=precision)
 
     return chunk
 

@@ -287,7 +287,7 @@ BY_HAND = {  # bounds, flags together, abbreviations, words that are no flag
     "vae.py": ["--epochs 0", "--batch-size 0", "--batch-size 100000", "--lr 0", "--epoch 3",
                "--log-interval 0", "--run-name a/b", "--run-name ../up", "--run-name a:b",
                "--run-name ends.", f"--run-name {'n' * 120}", "--latent-dim 0", "--hidden-dim 0",
-               "--layers 0", "--resume --fresh", "--runs-dir ~nobody-of-this-name/runs",
+               "--layers 0", "--latent-dim 257 --prior mixture", "--resume --fresh", "--runs-dir ~nobody-of-this-name/runs",
                "--no-such-flag", "file.txt"],
     "gan.py": ["--epochs 0", "--batch-size 0", "--batch-size 60001", "--lr-g 0", "--lr-d 0",
                "--g-steps 0", "--d-steps 0", "--beta1 1", "--label-smoothing 2",

@@ -141,7 +141,7 @@ def test_train_reports_beta_one_whatever_beta_trains():
         args = vae.parse_args(["--beta", beta])
         args.lr = 1e-12
         optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
-        losses.append(vae.train(model, images, optimizer, args, 1, Silent()))
+        losses.append(vae.train(model, images, optimizer, args, epoch=1, bar=Silent()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
@@ -230,7 +230,7 @@ def test_traversals_move_one_dimension_and_are_in_the_order_of_their_kl():
         code = mu[0].clone()
         code[2] = 3.0
         torch.testing.assert_close(rows[2][1][6], model.decode(code).sigmoid())
-    assert list(vae.traversals(model, images, most=2)) == list(rows)[:2]
+    assert list(vae.traversals(model, images, count=2)) == list(rows)[:2]
 
 
 def test_the_manifold_has_its_quantiles_in_their_places():
@@ -247,10 +247,10 @@ def test_divergence_ends_in_one_line_and_keeps_the_last_good_state(
         folders, tmp_path, monkeypatch, fails):
     train = vae.train
 
-    def diverge(model, images, optimizer, args, epoch, bar, precision="float32"):
+    def diverge(model, images, optimizer, args, *, epoch, **others):
         if epoch == begin and len(images) == 300:  # no fingerprint
             args.lr = 1e6
-        return train(model, images, optimizer, args, epoch, bar, precision)
+        return train(model, images, optimizer, args, epoch=epoch, **others)
 
     monkeypatch.setattr(vae, "train", diverge)
     for begin in (1, 2):
@@ -278,7 +278,8 @@ def test_only_training_rounds_products(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(vae.VAE, "encode", probe)
     monkeypatch.setattr(vae, "fingerprint", lambda args: [])  # which trains in float32
     train, test = vae.train, vae.test
-    monkeypatch.setattr(vae, "train", lambda model, *rest: train(model.train(), *rest))
+    monkeypatch.setattr(vae, "train", lambda model, *rest, **others: train(
+        model.train(), *rest, **others))
     monkeypatch.setattr(vae, "test", lambda model, *rest: test(model.eval(), *rest))
     native = vae.choose_precision("auto", torch.device("cpu")) == "bfloat16"
     for flag, rounded in (("auto", native), ("float32", False), ("bfloat16", True)):
@@ -294,7 +295,7 @@ def weights_after(*flags, epoch=1):
     model, args = vae.VAE(), vae.parse_args(["--batch-size", "10", *flags])
     optimizer, rates = torch.optim.Adam(model.parameters()), []
     optimizer.register_step_pre_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
-    vae.train(model, fixed_images(), optimizer, args, epoch, Silent())
+    vae.train(model, fixed_images(), optimizer, args, epoch=epoch, bar=Silent())
     return model.fc1.weight, rates
 
 
