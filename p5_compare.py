@@ -544,8 +544,9 @@ def planted(images, labels, seed):
     blurred = F.avg_pool2d(base[:, None].float(), 3, stride=1, padding=1, count_include_pad=False)
     faults["blur"] = blurred[:, 0].round().byte(), of_base
     chance = torch.rand(base.shape, generator=generator)
-    grain = base.where(chance > 0.05, torch.where(chance > 0.025, 255, 0).byte())
-    faults["grain"] = grain, of_base
+    for fault, share in (("light grain", 0.01), ("grain", 0.05)):  # salt and pepper
+        salt_or_pepper = torch.where(chance > share / 2, 255, 0).byte()
+        faults[fault] = base.where(chance > share, salt_or_pepper), of_base
 
     others = spare[labels[spare] != 6]
     for fault, kept in (("no class 6", 0.0), ("a third of class 6", 1 / 3)):

@@ -211,8 +211,22 @@ def sample(model, count, args, prior=None):
     if prior is None:
         z = torch.randn(count, args.latent_dim, device=model.fc4.weight.device)
     else:
-        z = prior.sample((count,))
+        z = sample_mixture(prior, count)
     return model.decode(z).sigmoid()
+
+
+def sample_mixture(mixture, count):
+    """z (count, latent) ~ a mixture of fit_mixture.
+
+    Its own sample() would draw from every component, (count, components, latent, latent) numbers.
+    """
+    gaussians = mixture.component_distribution
+    component = mixture.mixture_distribution.sample((count,))
+    codes = []
+    for chosen in component.split(1000):
+        epsilon = torch.randn(len(chosen), *gaussians.event_shape, 1, device=chosen.device)
+        codes.append(gaussians.loc[chosen] + (gaussians.scale_tril[chosen] @ epsilon)[:, :, 0])
+    return torch.cat(codes)
 
 
 @torch.no_grad()
@@ -394,7 +408,7 @@ def report(model, train_images, test_images, test_labels, state, args):
             grids["mixture prior"] = sample(model, 64, args, mixture)
         draw_grids(Path(f"{stem}_{kind}.pdf"), grids, 8, width)
     draw_curves(Path(f"{stem}_curves.pdf"), state["curves"])
-    draw_codes(stem, model, test_images, test_labels)
+    draw_latent_space(stem, model, test_images, test_labels)
 
     # what the best reconstruction costs: the entropy of the grey pixels themselves
     grey = torch.stack((test_images, 1 - test_images))
@@ -423,7 +437,7 @@ def draw_grids(path, grids, columns, width=3.2, row_names=()):
     save_figure(figure, path)
 
 
-def draw_codes(stem, model, images, labels):
+def draw_latent_space(stem, model, images, labels):
     """Interpolations, traversals and, where z has 2 dimensions, the manifold."""
     between = interpolations(model, images, labels)
     draw_grids(Path(f"{stem}_interpolations.pdf"), {"": between}, 11, 4.4)

@@ -325,6 +325,19 @@ def test_one_component_has_the_moments_of_the_codes():
     torch.testing.assert_close(component.covariance_matrix[0], covariance)
 
 
+def test_drawn_codes_have_the_moments_of_the_mixture():
+    torch.manual_seed(0)
+    z = torch.cat((torch.randn(500, 3), torch.randn(500, 3) @ torch.randn(3, 3) + 4))
+    mixture = vae.fit_mixture(z, 5, 5)
+    drawn = vae.sample_mixture(mixture, 200_000)
+    assert drawn.shape == (200_000, 3)
+    error = (mixture.variance / 200_000).sqrt()
+    assert ((drawn.mean(0) - mixture.mean).abs() < 5 * error).all()
+    torch.testing.assert_close(drawn.var(0), mixture.variance, rtol=0.02, atol=0)
+    few = mixture.log_prob(mixture.sample((2000,))).mean()
+    assert abs(mixture.log_prob(drawn[:2000]).mean() - few) < 0.2
+
+
 def seeded_fit(z, count, steps):
     torch.manual_seed(1)
     return vae.fit_mixture(z, count, steps)
