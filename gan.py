@@ -261,7 +261,7 @@ def train(gan, images, labels, args, *, epoch, iterations, bar, precision="float
     training ends after `iterations` of them, which may be within an epoch.
     """
     gan.discriminator.train()  # dropout on again, after the tests of the epoch before
-    torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on the state before alone
+    torch.manual_seed(1_000_003 * args.seed + epoch)  # so that a resumed run draws the same
     order = torch.randperm(len(images)).to(images.device)
     portions = order.split(args.batch_size * args.d_steps)
     remaining = iterations - (epoch - 1) * len(portions)
@@ -369,9 +369,10 @@ def interpolations(generator, args, device, steps=8):
 
 # ------------------------------------------------------------------------- a run and its results
 def fingerprint(args):
-    """Losses (D's, then G's) of two iterations of these settings on 64 drawn images.
+    """Losses that tell whether today's code still computes what a record's did.
 
-    By one thread in float32; a record whose code computes something else today is found by them.
+    D's and G's, of two iterations on 64 drawn images, by one thread in float32. `make check` takes
+    them again.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -410,7 +411,7 @@ def fit(gan, data, state, args, device):
         numbers |= test(gan, test_images, test_labels, args)
         if not all(map(math.isfinite, numbers.values())):
             raise FloatingPointError(f"epoch {epoch} diverged, {epoch - 1} is kept: use smaller "
-                                     "--lr-g and --lr-d, another --run-name or --fresh")
+                                     "--lr-g and --lr-d (with the same --run-name also --fresh)")
         for name, value in numbers.items():
             state["curves"].setdefault(name, []).append(value)
         grid = grids(gan.average, args, device)["samples"]
@@ -431,7 +432,7 @@ def fit(gan, data, state, args, device):
 def report(gan, test_images, test_labels, state, args):
     """Samples, figures and record of a trained GAN."""
     device = test_images.device
-    stem = f"{args.out_dir / args.run_name}"
+    stem = str(args.out_dir / args.run_name)  # a name may hold dots, which are no suffix
     images, labels = sample(gan.average, args, device)
     arrays = {"images": (images * 127.5 + 127.5).round().byte().view(-1, 28, 28).cpu()}
     if labels is not None:
@@ -440,15 +441,14 @@ def report(gan, test_images, test_labels, state, args):
     with replacing(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
-    names = []
-    if args.conditional:
-        names = CLASSES[args.dataset]
+    row_names = CLASSES[args.dataset] if args.conditional else ()
     for kind, images in grids(gan.average, args, device).items():
         panels = {f"after epoch {state['epoch']}": images}
         if kind == "samples":
             panels = {"after epoch 1": state["first"]} | panels
-        draw_grids(Path(f"{stem}_{kind}.pdf"), panels, names)
-    draw_grids(Path(f"{stem}_interpolations.pdf"), interpolations(gan.average, args, device), names)
+        draw_grids(Path(f"{stem}_{kind}.pdf"), panels, row_names)
+    between = interpolations(gan.average, args, device)
+    draw_grids(Path(f"{stem}_interpolations.pdf"), between, row_names)
 
     numbers = {name: sum(curve) if name.endswith("updates") else curve[-1]
                for name, curve in state["curves"].items()}
@@ -465,18 +465,19 @@ def report(gan, test_images, test_labels, state, args):
 
 
 # ------------------------------------------------------------------------------------ figures
-def draw_grids(path, grids, names):
-    """{title: images (N, 784) in [-1, 1]} side by side on one grey scale; `names` of the rows."""
-    width = 1.8 if names else 2.1  # inches of a panel, 8 images wide
-    margin = 0.55 if names else 0
+def draw_grids(path, grids, row_names):
+    """{title: images (N, 784) in [-1, 1]} side by side, 8 in a row, on one grey scale."""
+    width = 1.8 if row_names else 2.1  # inches of a panel
+    margin = 0.55 if row_names else 0
     count = max(len(images) for images in grids.values())
     figure = Figure(figsize=(width * len(grids) + margin, width * count / 64 + 0.2))
     panels = figure.subplots(1, len(grids), squeeze=False, sharey=True)[0]
     for axes, (title, images) in zip(panels, grids.items()):
+        # one of three equal colours; tiles of 28 pixels and 2 between, their centres at 16, 46, ...
         tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28).cpu())[0].numpy()
         axes.imshow(tiles, vmin=-1, vmax=1, interpolation="nearest")
         axes.set(title=title, frame_on=False, xticks=[])
-        axes.set_yticks(range(16, 16 + 30 * len(names), 30), names)
+        axes.set_yticks(range(16, 16 + 30 * len(row_names), 30), row_names)
     save_figure(figure, path)
 
 
@@ -885,7 +886,7 @@ def parse_args(argv=None):
     group.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto",
                        help="of training; auto: bfloat16 where the hardware has it")
     add_file_flags(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv)  # once for --arch and --conditional, then with their defaults
     can_classify = args.arch == "conv" and args.conditional
     parser.set_defaults(**DEFAULTS[args.arch])
     if can_classify:
@@ -903,7 +904,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device
-    torch.set_flush_denormal(True)  # Adam's means of gradients that stay 0 slow a CPU down
+    torch.set_flush_denormal(True)  # Adam's averages come to numbers that CPUs multiply slowly
     with own_settings():
         prepare_folders(args.out_dir, args.runs_dir, args.runs_dir / args.run_name)
         device = choose_device(args.no_cuda)

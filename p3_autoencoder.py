@@ -181,7 +181,7 @@ def learning_rate(args, epoch):
 
 def train(models, images, optimizer, args, epoch):
     """One epoch of both networks over `images` (N, 784) in [0, 1]."""
-    torch.manual_seed(1_000_003 * args.seed + epoch)  # an epoch depends on the state before alone
+    torch.manual_seed(1_000_003 * args.seed + epoch)  # so that a resumed run draws the same
     optimizer.param_groups[0]["lr"] = learning_rate(args, epoch)
     order = torch.randperm(len(images)).to(images.device)
     for x in images[order].split(args.batch_size):
@@ -288,8 +288,8 @@ def compare_planes(model, pca, images):
 def fingerprint(args):
     """Errors of both networks after two steps of these settings on 64 drawn images, one thread.
 
-    Two steps: the first of the first epoch, the first of the last. A record whose code computes
-    something else today is found by them.
+    Two steps: the first of the first epoch, the first of the last. `make check` takes them again,
+    and finds a record whose code computes something else today.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
