@@ -58,10 +58,12 @@ DEFAULTS = {  # by --arch: as handed out, and the best settings found
     "conv": {"epochs": 8, "batch_size": 64, "lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.0, "ema": 0.995,
              "r1": 0.5, "classifier": 0.0},
 }
-CLASSIFIER = 0.05  # the default of --classifier for the convolutional Conditional GAN
+CLASSIFIER = 0.05  # in place of that 0 for the convolutional Conditional GAN
 CLASSES = {"mnist": tuple("0123456789"),
            "fashion": tuple(torchvision.datasets.FashionMNIST.classes)}
-R1_EVERY = 8  # the penalty is taken every 8th time and 8-fold: the same in the mean, for less
+# Lazy R1 (Karras et al. 2020, arXiv:1912.04958): the penalty is taken in steps 0, 8, 16, ... of an
+# epoch, with 8-fold weight. Its gradient is about the same on average; Adam's steps are not.
+R1_EVERY = 8
 
 
 # ------------------------------------------------------------------------- nets as handed out
@@ -106,13 +108,13 @@ class Discriminator(nn.Module):
 
 # ------------------------------------------------------------------------- convolutional nets
 class ConvGenerator(nn.Module):
-    """The same mapping by way of 7 x 7 and 14 x 14 pixels (Radford et al. 2016, 1511.06434)."""
+    """What Generator does by way of 7 x 7 and 14 x 14 pixels (Radford et al. 2016, 1511.06434)."""
 
     def __init__(self, input_dim, output_dim, num_labels=10):
         super().__init__()
         self.embedding = nn.Embedding(num_labels, num_labels) if num_labels else None
-        # The committed records are of a time when the handed-out layers were drawn first: these
-        # numbers are drawn and dropped, so that a seed still means the same first weights.
+        # Not used: it draws as many random numbers as the first version of this class did before
+        # its layers, so that a seed still gives the committed runs' first weights.
         Generator(input_dim + (num_labels or 0), output_dim, num_labels=None)
         self.layers = nn.Sequential(
             nn.Linear(input_dim + (num_labels or 0), 128 * 7 * 7, bias=False),
@@ -121,7 +123,7 @@ class ConvGenerator(nn.Module):
             nn.BatchNorm2d(64), nn.ReLU(),
             nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(32), nn.ReLU(),
-            nn.Conv2d(32, output_dim // PIXELS, 3, padding=1), nn.Tanh(), nn.Flatten())
+            nn.Conv2d(32, 1, 3, padding=1), nn.Tanh(), nn.Flatten())
 
     def forward(self, x, labels=None):
         if self.embedding is not None:
@@ -130,17 +132,18 @@ class ConvGenerator(nn.Module):
 
 
 class ConvDiscriminator(nn.Module):
-    """The same mapping by way of 14 x 14, 7 x 7 and 3 x 3 pixels.
+    """What Discriminator does by way of 14 x 14, 7 x 7 and 3 x 3 pixels; output_dim is 1.
 
-    Labels enter by projection (Miyato & Koyama 2018, arXiv:1802.05637): the last layer has a logit
-    for the image and one for each class, and the logit of (x, y) is the first plus that of class y.
+    Labels enter by projection (Miyato & Koyama 2018, arXiv:1802.05637): with features h(x), the
+    logit of (x, y) is w.h + b + v_y.h + c_y. The ten v_y.h + c_y are also the class logits that
+    --classifier trains.
     """
 
     def __init__(self, input_dim, output_dim=1, num_labels=None):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Unflatten(1, (input_dim // PIXELS, 28, 28)),
-            nn.Conv2d(input_dim // PIXELS, 32, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Unflatten(1, (1, 28, 28)),
+            nn.Conv2d(1, 32, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
             nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
             nn.Conv2d(64, 128, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
             nn.Flatten(), nn.Linear(128 * 3 * 3, output_dim + (num_labels or 0)))
@@ -159,8 +162,13 @@ class ConvDiscriminator(nn.Module):
 
 # ------------------------------------------------------------------- losses and training steps
 def draw_noise(count, device):
-    """z (count, 100) and uniform labels (count,), which nets without labels ignore."""
-    return torch.randn(count, NOISE, device=device), torch.randint(10, (count,), device=device)
+    """z (count, 100) and uniform labels (count,), which nets without labels ignore.
+
+    Drawn by the CPU, so that a GPU gets the same.
+    """
+    z = torch.randn(count, NOISE)
+    labels = torch.randint(10, (count,))
+    return z.to(device), labels.to(device)
 
 
 def adversarial_loss(logits, target):
@@ -181,16 +189,18 @@ def r1_penalty(discriminator, images, labels):
 
 def train_discriminator(batch_size, images, labels=None, *, generator, discriminator, optimizer,
                         real_target=1.0, r1=0.0, classifier=0.0, bfloat16=False):
-    """One step of D, up log D(x) + log(1 - D(G(z))), on `images` (B, 784) and as many fakes.
+    """One step of D, down -log D(x) - log(1 - D(G(z))), on `images` (B, 784) and as many fakes.
 
-    `real_target` is the target of D(x) (label smoothing); `r1` and `classifier` are the weights of
-    the R1 penalty and of the cross-entropy of D's class logits at the images (Odena et al. 2017,
-    arXiv:1610.09585). Returns the average GAN loss over the batch, without these two.
+    D(x) is the sigmoid of its logit, `real_target` its target at images (label smoothing). `r1` and
+    `classifier` are the weights of the R1 penalty and of the cross-entropy of D's class logits at
+    images (Odena et al. 2017, arXiv:1610.09585). Returns the average GAN loss over
+    the batch, without these two.
     """
-    z, fake_labels = draw_noise(batch_size, images.device)
-    penalty = 0
+    z, fake_labels = draw_noise(batch_size, images.device)  # (B, 100), (B,)
+    extra = 0
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
         fakes = generator(z, fake_labels).detach()  # no gradient of this step reaches G
+        # Real and fake in one pass, (2B, 784): D has no BatchNorm, so neither sees the other.
         both = torch.cat((images, fakes.to(images.dtype)))
         both_labels = None if labels is None else torch.cat((labels, fake_labels))
         if classifier:
@@ -198,26 +208,26 @@ def train_discriminator(batch_size, images, labels=None, *, generator, discrimin
         else:
             logits = discriminator(both, both_labels)
         if r1:
-            penalty = r1 * r1_penalty(discriminator, images, labels)
+            extra = r1 * r1_penalty(discriminator, images, labels)
     if classifier:
-        penalty += classifier * F.cross_entropy(classes[:batch_size].float(), labels)
+        extra += classifier * F.cross_entropy(classes[:batch_size].float(), labels)
     on_real, on_fake = logits.split(batch_size)
     loss = adversarial_loss(on_real, real_target) + adversarial_loss(on_fake, 0.0)
     optimizer.zero_grad()
-    (loss + penalty).backward()
+    (loss + extra).backward()
     optimizer.step()
     return loss.detach()
 
 
 def train_generator(batch_size, *, generator, discriminator, optimizer, classifier=0.0,
                     bfloat16=False):
-    """One step of G, up log D(G(z)), the non-saturating loss.
+    """One step of G, down -log D(G(z)), the non-saturating loss.
 
     `classifier` is the weight of the cross-entropy of D's class logits at the fakes with the labels
     they were asked for. Returns the average GAN loss over the batch, without it.
     """
     z, labels = draw_noise(batch_size, next(generator.parameters()).device)
-    penalty = 0
+    extra = 0
     with torch.autocast(z.device.type, torch.bfloat16, enabled=bfloat16):
         fakes = generator(z, labels)
         if classifier:
@@ -225,10 +235,10 @@ def train_generator(batch_size, *, generator, discriminator, optimizer, classifi
         else:
             logits = discriminator(fakes, labels)
     if classifier:
-        penalty = classifier * F.cross_entropy(classes.float(), labels)
+        extra = classifier * F.cross_entropy(classes.float(), labels)
     loss = adversarial_loss(logits, 1.0)
     optimizer.zero_grad()
-    (loss + penalty).backward(inputs=list(generator.parameters()))  # D needs no gradients here
+    (loss + extra).backward(inputs=list(generator.parameters()))  # D needs no gradients here
     optimizer.step()
     return loss.detach()
 
@@ -255,27 +265,30 @@ def build(args, device):
 
 
 def train(gan, images, labels, args, *, epoch, iterations, bar, precision="float32"):
-    """One epoch over `images` (N, 784): {g_loss, d_loss, g_updates, d_updates}, losses as means.
+    """One epoch over `images` (N, 784) and labels (N,): means of both losses, counts of steps.
 
-    An iteration is d_steps steps of D, each on a batch of its own, then g_steps steps of G;
-    training ends after `iterations` of them, which may be within an epoch.
+    An iteration is d_steps steps of D, each on the next batch, then g_steps of G on new noise; an
+    epoch's last iteration takes the batches that are left. `iterations` counts those of the whole
+    run, which may end within an epoch.
     """
-    gan.discriminator.train()  # dropout on again, after the tests of the epoch before
+    gan.discriminator.train()  # test() left dropout off
     torch.manual_seed(1_000_003 * args.seed + epoch)  # so that a resumed run draws the same
     order = torch.randperm(len(images)).to(images.device)
-    portions = order.split(args.batch_size * args.d_steps)
+    portions = order.split(args.batch_size * args.d_steps)  # images of each iteration
     remaining = iterations - (epoch - 1) * len(portions)
-    step = {"generator": gan.generator, "discriminator": gan.discriminator,
-            "classifier": args.classifier, "bfloat16": precision == "bfloat16"}
+    common = {"generator": gan.generator, "discriminator": gan.discriminator,
+              "classifier": args.classifier, "bfloat16": precision == "bfloat16"}
     g_losses, d_losses = [], []
     for portion in portions[:remaining]:
-        for batch in portion.split(args.batch_size):
-            r1 = R1_EVERY * args.r1 if len(d_losses) % R1_EVERY == 0 else 0
+        for batch in portion.split(args.batch_size):  # indices (B,)
+            r1 = 0.0
+            if len(d_losses) % R1_EVERY == 0:
+                r1 = R1_EVERY * args.r1
             d_losses.append(train_discriminator(
                 len(batch), images[batch], labels[batch], optimizer=gan.optimizer_d,
-                real_target=args.label_smoothing, r1=r1, **step))
+                real_target=args.label_smoothing, r1=r1, **common))
         for _ in range(args.g_steps):
-            g_losses.append(train_generator(args.batch_size, optimizer=gan.optimizer_g, **step))
+            g_losses.append(train_generator(args.batch_size, optimizer=gan.optimizer_g, **common))
             gan.average.update_parameters(gan.generator)
         bar.update()
     return {"g_loss": torch.stack(g_losses).mean().item(),
@@ -285,13 +298,16 @@ def train(gan, images, labels, args, *, epoch, iterations, bar, precision="float
 
 @torch.no_grad()
 def evaluate(net, x, labels):
-    """net(x, labels) in evaluation mode and float32, 500 at a time."""
+    """net(x, labels), 500 at a time, outside autocast; leaves the net in evaluation mode."""
     net.eval()
     return torch.cat([net(*pair) for pair in zip(x.split(500), labels.split(500))])
 
 
 def test(gan, images, labels, args):
-    """{d_real, d_fake}: mean D of up to 2000 test images (N, 784), and of 2000 averaged fakes."""
+    """{d_real, d_fake}: mean D of up to 2000 test images (N, 784), and of as many fakes.
+
+    The fakes are those of the averaged generator.
+    """
     torch.manual_seed(args.seed)
     z, fake_labels = draw_noise(2000, images.device)
     fakes = evaluate(gan.average, z, fake_labels)
@@ -301,16 +317,15 @@ def test(gan, images, labels, args):
 
 
 def verdicts(discriminator, images, labels):
-    """{d_right_<class>, d_wrong_<class>}: mean D of up to 2000 test images (N, 784) of a class.
+    """{d_right_<c>, d_wrong_<c>}: mean D of class c's images under right and wrong labels.
 
-    Under their own label, and over the nine wrong ones: what a Conditional GAN's discriminator
-    thinks of real images that are said to be something else.
+    Of those among the first 2000 test images (N, 784): under c, and over the nine other labels.
     """
     images, labels = images[:2000], labels[:2000]
     claims = range(10)
     probability = torch.cat([
         evaluate(discriminator, images, torch.full_like(labels, claim)).sigmoid()
-        for claim in claims], 1)  # (N, claim)
+        for claim in claims], 1)  # (N, 10): of image and claimed label
     numbers = {}
     for label in labels.unique().tolist():
         of_class = probability[labels == label].mean(0)
@@ -351,28 +366,31 @@ def grids(generator, args, device):
 
 
 def interpolations(generator, args, device, steps=8):
-    """{way: images (ways * steps, 784)} from one z to another, on the straight line and on the arc.
+    """{path: images (10 * steps, 784)} between ten pairs of z, of a Conditional GAN one a class.
 
-    Ten ways; of a Conditional GAN one for each class. The line passes nearer to 0 than any z that
-    the generator was trained on (in 100 dimensions |z| is close to 10, at half way about 7); the
-    arc keeps the distance (White 2016, arXiv:1609.04468). Noise of a random generator of its own.
+    The straight line passes nearer to 0 than any z that the generator was trained on: in 100
+    dimensions |z| is close to 10, half way about 7. The arc stays near 10 (White 2016,
+    arXiv:1609.04468).
     """
-    start, end = torch.randn(2, 10, 1, NOISE, generator=torch.Generator().manual_seed(args.seed))
-    t = torch.linspace(0, 1, steps)[:, None]
-    angle = F.cosine_similarity(start, end, dim=2).acos()[:, :, None]
-    arc = ((1 - t) * angle).sin() / angle.sin() * start + (t * angle).sin() / angle.sin() * end
-    ways = {"straight line": (1 - t) * start + t * end, "arc": arc}  # each (10, steps, noise)
+    drawn = torch.Generator().manual_seed(args.seed)
+    start, end = torch.randn(2, 10, 1, NOISE, generator=drawn)  # each (pair, 1, noise)
+    t = torch.linspace(0, 1, steps)[:, None]  # (steps, 1)
+    angle = F.cosine_similarity(start, end, dim=2).acos()[:, :, None]  # (pair, 1, 1)
+    from_start = ((1 - t) * angle).sin() / angle.sin()  # (pair, steps, 1)
+    from_end = (t * angle).sin() / angle.sin()
+    paths = {"straight line": (1 - t) * start + t * end,
+             "arc": from_start * start + from_end * end}  # each (pair, steps, noise)
     labels = torch.arange(10, device=device).repeat_interleave(steps)
     return {name: evaluate(generator, z.flatten(0, 1).to(device), labels)
-            for name, z in ways.items()}
+            for name, z in paths.items()}
 
 
 # ------------------------------------------------------------------------- a run and its results
 def fingerprint(args):
     """Losses that tell whether today's code still computes what a record's did.
 
-    D's and G's, of two iterations on 64 drawn images, by one thread in float32. `make check` takes
-    them again.
+    D's and G's, means of two epochs of 64 drawn images, by one thread in float32. `make check`
+    takes them again.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -381,7 +399,7 @@ def fingerprint(args):
     labels = torch.randint(10, (64,), generator=drawn)
     torch.manual_seed(args.seed)
     gan = build(args, torch.device("cpu"))
-    batch_size = max(2, 64 // args.d_steps)  # for d_steps steps of D in an iteration
+    batch_size = max(2, 64 // args.d_steps)  # 64 images have d_steps batches
     settings = argparse.Namespace(**vars(args) | {"batch_size": batch_size})
     losses = []
     for epoch in (1, 2):
@@ -410,8 +428,9 @@ def fit(gan, data, state, args, device):
                         bar=bar, precision=state["precision"])
         numbers |= test(gan, test_images, test_labels, args)
         if not all(map(math.isfinite, numbers.values())):
-            raise FloatingPointError(f"epoch {epoch} diverged, {epoch - 1} is kept: use smaller "
-                                     "--lr-g and --lr-d (with the same --run-name also --fresh)")
+            raise FloatingPointError(f"epoch {epoch} diverged, what was before it is kept: use "
+                                     "smaller --lr-g and --lr-d (with the same --run-name also "
+                                     "--fresh)")
         for name, value in numbers.items():
             state["curves"].setdefault(name, []).append(value)
         grid = grids(gan.average, args, device)["samples"]
@@ -465,14 +484,14 @@ def report(gan, test_images, test_labels, state, args):
 
 
 # ------------------------------------------------------------------------------------ figures
-def draw_grids(path, grids, row_names):
+def draw_grids(path, panels, row_names):
     """{title: images (N, 784) in [-1, 1]} side by side, 8 in a row, on one grey scale."""
     width = 1.8 if row_names else 2.1  # inches of a panel
     margin = 0.55 if row_names else 0
-    count = max(len(images) for images in grids.values())
-    figure = Figure(figsize=(width * len(grids) + margin, width * count / 64 + 0.2))
-    panels = figure.subplots(1, len(grids), squeeze=False, sharey=True)[0]
-    for axes, (title, images) in zip(panels, grids.items()):
+    rows = max(len(images) for images in panels.values()) / 8
+    figure = Figure(figsize=(width * len(panels) + margin, width * rows / 8 + 0.2))
+    all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (title, images) in zip(all_axes, panels.items()):
         # one of three equal colours; tiles of 28 pixels and 2 between, their centres at 16, 46, ...
         tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28).cpu())[0].numpy()
         axes.imshow(tiles, vmin=-1, vmax=1, interpolation="nearest")
@@ -742,7 +761,7 @@ def run(main):
 
 
 def checksum(tensors):
-    """A short name for the content of uint8 tensors."""
+    """A short name for the content of uint8 tensors, whatever their order."""
     return f"crc32 {sum(zlib.crc32(tensor.numpy()) for tensor in tensors):x}"
 
 
@@ -781,7 +800,7 @@ def save_state(path, state):
     with replacing(path) as part, part.open("wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # of closing an archive whose writing failed, for this cause
+        except RuntimeError as error:  # it closes an archive whose writing had failed: say why
             raise error.__context__ or error from None
 
 
@@ -870,7 +889,8 @@ def parse_args(argv=None):
     group.add_argument("--conditional", action="store_true", help="tell both nets the labels")
     group = parser.add_argument_group("training")
     group.add_argument("--updates", type=number(int, 0, 10**9), default=0,
-                       help="stop after so many steps of both nets together, not after --epochs")
+                       help="stop after about so many steps of both nets together, and not after "
+                            "--epochs")
     group.add_argument("--g-steps", type=number(int, 1, 1000), default=1,
                        help="generator steps in an iteration")
     group.add_argument("--d-steps", type=number(int, 1, 1000), default=1,
@@ -915,12 +935,15 @@ def main(argv=None):
                       "fingerprint": fingerprint(args)}
         elif state["precision"] != choose_precision(args.precision, device):
             print(f"{args.run_name} goes on in {state['precision']}, as it began")
-        data = [tensor.to(device).view(-1, PIXELS).float().div_(127.5).sub_(1)
-                if tensor.ndim == 3 else tensor.to(device).long() for tensor in data]
+        train_images, train_labels, test_images, test_labels = (tensor.to(device)
+                                                                for tensor in data)
+        train_images = train_images.view(-1, PIXELS).float().div_(127.5).sub_(1)
+        test_images = test_images.view(-1, PIXELS).float().div_(127.5).sub_(1)
+        data = train_images, train_labels.long(), test_images, test_labels.long()
         torch.manual_seed(args.seed)
         gan = build(args, device)
         fit(gan, data, state, args, device)
-        report(gan, *data[2:], state, args)
+        report(gan, test_images, test_labels.long(), state, args)
 
 
 if __name__ == "__main__":

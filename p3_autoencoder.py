@@ -719,7 +719,7 @@ def run(main):
 
 
 def checksum(tensors):
-    """A short name for the content of uint8 tensors."""
+    """A short name for the content of uint8 tensors, whatever their order."""
     return f"crc32 {sum(zlib.crc32(tensor.numpy()) for tensor in tensors):x}"
 
 
@@ -758,7 +758,7 @@ def save_state(path, state):
     with replacing(path) as part, part.open("wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # of closing an archive whose writing failed, for this cause
+        except RuntimeError as error:  # it closes an archive whose writing had failed: say why
             raise error.__context__ or error from None
 
 

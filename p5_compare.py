@@ -17,14 +17,17 @@ and of the other commands judge_<dataset>.json, p5_planted_<dataset>.json and <r
 
 The first 10 000 images of a file are scored. Features are the judge's 128 before its last layer.
     frechet                  Frechet distance to the test images in features
-    precision, recall, density, coverage     by neighbours in features
+    precision, density       share of samples inside the ball of a test image; balls per sample
+    recall, coverage         share of test images inside a sample's ball; whose ball has a sample
     c2st                     accuracy of nets that learn to tell samples from test images, on images
                              they have not seen; 0.5 is perfect. No label has a part in it
     share_<c>, corrected_<c>     how often class c is seen, raw and less the judge's own errors
     tv, smallest_share       total variation distance of the shares from uniform; the least share
-    diversity                mean distance within a class as a share of the test images'
-    sharpness                mean difference of a pixel and the one below, as a share of the same
-    agreement                share of all images judged to be of the class asked for
+    diversity                mean distance of two images of a class as a share of the test images',
+                             a mean over the classes that are there
+    sharpness                mean absolute difference of a pixel and the one below, as a share of
+                             the test images'; noise raises it, too
+    agreement                share of all images of the file judged to be of the class asked for
     copies                   share nearer to a training image, in pixels, than 99 % of test images
 """
 import argparse
@@ -112,14 +115,14 @@ def augment(images, dataset):
 def train_judge(judge, images, labels, *, dataset, epochs, batch_size=256, steps=None, title=None):
     """Train on images uint8 (N, 28, 28) and labels (N,); the losses, one for each batch.
 
-    `steps` ends it after so many batches; the learning rate still goes as if all came. `title` is
-    the progress bar's, None hides it.
+    `steps` ends it after so many batches of the whole schedule, for fingerprint(). `title` is the
+    progress bar's, None hides it.
     """
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.05)
     orders = [torch.randperm(len(images)) for _ in range(epochs)]
-    batches = [batch for order in orders for batch in order.split(batch_size)]
+    batches = [batch for order in orders for batch in order.split(batch_size)]  # of all epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=len(batches))
-    hidden = None if title else True  # None: shown where a person looks on
+    hidden = None if title else True  # None: tqdm shows it on a terminal only
     losses = []
     for batch in tqdm(batches[:steps], desc=title, unit="batch", disable=hidden):
         x = augment(images[batch], dataset)
@@ -141,10 +144,10 @@ def make_judge(images, labels, *, dataset, epochs, seed, title=None):
 
 
 def frozen(judge, copy_distance):
-    """{name: tensor} of a judge: weights in half precision, what BatchNorm counted as it is.
+    """{name: tensor} of a judge's file, 0.8 MB, of which its identity is taken.
 
-    With the distance below which a sample is a copy, these are a judge's file, 0.8 MB, and what
-    its identity is taken of.
+    Weights in half precision, BatchNorm's running statistics as they are, and the distance below
+    which a sample is a copy.
     """
     tensors = {name: tensor if "running_" in name or "num_batches" in name else tensor.half()
                for name, tensor in judge.state_dict().items()}
@@ -258,8 +261,12 @@ def real_unit(features, test_features, seed, reshuffles=2, groups=10):
     """Frechet distance of real images to real images, and its standard error.
 
     `features` of training images (M, D) are cut into disjoint sixths, `reshuffles` times; the mean
-    distance of a sixth to the test images is the unit of "times real images". Its error is that of
-    the jackknife over `groups` of the training images and as many of the test images.
+    distance of a sixth to the test images is the unit of "times real images". The judge has learned
+    from the training images and not from the test images, which is part of that distance.
+
+    Its error is the jackknife's, over groups of the training and of the test images: with theta_k
+    the mean distance without group k of g, the variance is (g - 1) / g sum_k (theta_k - mean)^2;
+    the two sets are independent, so theirs add. It is that of one reshuffle, a little too large.
     """
     generator = torch.Generator().manual_seed(seed)
     size = len(features) // 6
@@ -272,16 +279,16 @@ def real_unit(features, test_features, seed, reshuffles=2, groups=10):
     sixths = shuffled()
     variance = 0.0
     for which in ("training", "test"):
-        means = []
+        without_group = []
         for group in range(groups):
-            of_sixth = torch.arange(size) % groups != group
-            of_test = torch.arange(len(test_features)) % groups != group
+            kept_of_sixth = torch.arange(size) % groups != group
+            kept_of_test = torch.arange(len(test_features)) % groups != group
             if which == "training":
-                pairs = [(sixth[of_sixth], test_features) for sixth in sixths]
+                pairs = [(sixth[kept_of_sixth], test_features) for sixth in sixths]
             else:
-                pairs = [(sixth, test_features[of_test]) for sixth in sixths]
-            means.append(np.mean([frechet_distance(x, y) for x, y in pairs]))
-        variance += (groups - 1) * np.var(means)
+                pairs = [(sixth, test_features[kept_of_test]) for sixth in sixths]
+            without_group.append(np.mean([frechet_distance(x, y) for x, y in pairs]))
+        variance += (groups - 1) * np.var(without_group)
     return float(np.mean(distances)), float(variance**0.5)
 
 
@@ -305,24 +312,29 @@ def two_sample_test(images, real, *, seed, steps=400, batch_size=64):
 
     A classifier two-sample test (Lopez-Paz & Oquab 2017, arXiv:1610.06545): each net learns from
     one half of both for `steps` steps and is asked about the other half. Half of the answers are
-    right by chance; more tells that the distributions differ.
+    right by chance; more tells that the distributions differ. The four share images, so that their
+    spread is no standard error.
     """
     torch.manual_seed(seed)
     count = min(len(images), len(real))
     accuracies = []
     for _ in range(2):
-        halves = [(images[torch.randperm(len(images))[:count]].tensor_split(2)),
-                  (real[torch.randperm(len(real))[:count]].tensor_split(2))]
-        for learn, ask in ((0, 1), (1, 0)):
+        halves_of_images = images[torch.randperm(len(images))[:count]].tensor_split(2)
+        halves_of_real = real[torch.randperm(len(real))[:count]].tensor_split(2)
+        for train, held_out in ((0, 1), (1, 0)):
             net = Detective().to(images.device)
-            learn_from = [half[learn] for half in halves]
-            train_detective(net, *learn_from, steps=steps, batch_size=batch_size)
-            with torch.no_grad():
-                said_fake, said_real = (
-                    (net(half[ask][:, None].float() / 255) > 0).float().mean().item()
-                    for half in halves)
-            accuracies.append((1 - said_fake + said_real) / 2)
+            train_detective(net, halves_of_images[train], halves_of_real[train], steps=steps,
+                            batch_size=batch_size)
+            images_called_real = share_called_real(net, halves_of_images[held_out])
+            real_called_real = share_called_real(net, halves_of_real[held_out])
+            accuracies.append((1 - images_called_real + real_called_real) / 2)
     return accuracies
+
+
+@torch.no_grad()
+def share_called_real(net, images):
+    """The share of images uint8 (N, 28, 28) that a Detective takes for real."""
+    return (net(images[:, None].float() / 255) > 0).float().mean().item()
 
 
 def train_detective(net, images, real, *, steps, batch_size):
@@ -364,9 +376,10 @@ def correct(share, rates):
 def abundance(classes, counts, seed):
     """{measure: value} of how often judged classes (N,) occur, with 95 % intervals.
 
-    `counts` is the confusion() of the test images, by which shares are corrected. Intervals:
-    Wilson's for shares as seen; for corrected ones percentiles of 1000 multinomial draws of both
-    shares and counts. tv is the total variation distance from uniform.
+    `counts` is the confusion() of the test images, by which shares are corrected. tv is the total
+    variation distance from uniform, sum_c |share_c - 1/10| / 2. Intervals of shares as seen are
+    Wilson's, of corrected ones percentiles of a parametric bootstrap; that of a class which is
+    never seen and corrected to 0 may be [0, 0], which is no certainty.
     """
     rng = np.random.default_rng(seed)
     count = len(classes)
@@ -374,8 +387,9 @@ def abundance(classes, counts, seed):
     at_least_1 = totals.clip(1)[:, None]  # a class may be absent from the test images
     share = np.bincount(classes.cpu(), minlength=10) / count
     rates = counts / at_least_1
-    drawn_share = rng.multinomial(count, share, 1000) / count
-    drawn_rates = rng.multinomial(totals, rates, (1000, 10)) / at_least_1
+    # Bootstrap: the judged classes drawn again, and each row of the confusion
+    drawn_share = rng.multinomial(count, share, 1000) / count  # (1000, 10)
+    drawn_rates = rng.multinomial(totals, rates, (1000, 10)) / at_least_1  # (1000, 10, 10)
     low, high = wilson(share, count)
     corrected = correct(share, rates)
     drawn = correct(drawn_share, drawn_rates)
@@ -394,7 +408,10 @@ def abundance(classes, counts, seed):
 
 # ------------------------------------------------------------------------ diversity and pixels
 def spread(features, classes):
-    """Mean distances (10,) of two of the first 1000 features (N, D) in a class; NaN of one."""
+    """Mean distance (10,) of two images of a class, over its first 1000 features (N, D).
+
+    NaN for a class of fewer than two.
+    """
     return np.array([torch.pdist(features[classes == c][:1000]).mean().item() for c in range(10)])
 
 
@@ -488,9 +505,11 @@ def score(images, labels, judge, reference, *, seed):
 
 
 def score_real(judge, reference, *, seed):
-    """The Score of real images: the test images, of whom distances would be 0.
+    """The Score of real images, beside which a run's is read.
 
-    So distances, neighbours and the two-sample test are those of training images, in sixths.
+    Shares, agreement, diversity, sharpness and copies are those of the test images. Against
+    themselves these have distance 0, so the Frechet distance, the four measures by neighbours (a
+    mean of six parts) and the two-sample test (one part) are those of training images.
     """
     real = score(reference.test, reference.test_labels, judge, reference, seed=seed)
     features, _ = judged(judge, reference.training)
@@ -512,7 +531,8 @@ def classification_accuracy(images, labels, ruler, args, title):
     """Accuracies (PUPILS,) on the test images of classifiers trained on images and labels.
 
     The classification accuracy score (Ravuri & Vinyals 2019, arXiv:1905.10887): classifiers of the
-    judge's kind learn from all of a run's images uint8 (N, 28, 28) and labels (N,) asked for.
+    judge's kind learn from all of a run's images uint8 (N, 28, 28) and labels (N,) asked for. Only
+    scores of equally many images can be compared.
     """
     accuracies = []
     for seed in range(args.seed, args.seed + PUPILS):
@@ -527,7 +547,9 @@ def classification_accuracy(images, labels, ruler, args, title):
 def planted(images, labels, seed):
     """{fault: (images uint8 (COUNT, 28, 28), labels)} of training images (N, 28, 28), (N,).
 
-    What a measure should see, to be compared with what it sees.
+    What a measure should see, to be compared with what it sees. All begin with training images, so
+    that copies of those are found everywhere but where every image is changed. Class 6 is the shirt
+    of Fashion-MNIST.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -572,9 +594,10 @@ def planted(images, labels, seed):
 
 
 def fingerprint(args):
-    """Two steps of a judge, or what scores are made of, on drawn images and by one thread.
+    """Numbers that tell whether today's code still computes what a record's did.
 
-    A record whose code computes something else today is found by them.
+    Two steps of a judge's training, or, of scores, two of a detective's and most measures of drawn
+    images and points; by one thread. `make check` takes them again.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -592,8 +615,10 @@ def fingerprint(args):
         near, wide = radii(x)
         shares = abundance(labels, 10 * np.eye(10, dtype=int) + 1, args.seed)
         distance, _ = nearest_training(images[:32], images[32:])
-        numbers += [frechet_distance(x, y + 1), near.mean().item(), wide.mean().item(),
-                    distance.mean().item(), float(shares["corrected_0"]),
+        drawn_reference = argparse.Namespace(features=x, near=near, wide=wide)
+        numbers += [frechet_distance(x, y + 1), *neighbourhoods(y, drawn_reference).values(),
+                    *real_unit(x, y, args.seed), distance.mean().item(), steepness(images),
+                    spread(x, labels.repeat(4)[:200])[0].item(), float(shares["corrected_0"]),
                     float(shares["corrected_0_high"])]
     torch.set_num_threads(threads)
     return numbers
@@ -603,25 +628,24 @@ def fingerprint(args):
 ENDING = "_samples.npz"
 
 
+def record_of(run, out_dir):
+    """The path of a run's record, in `out_dir` or a folder in it, or None."""
+    trained = run.removeprefix("normal_")  # samples of N(0, I) beside those of a fitted prior
+    for name in (f"{run}.json", f"{trained}.json"):
+        for path in sorted(out_dir.rglob("*.json")):
+            if path.name == name:  # which may have brackets, that rglob would read as a pattern
+                return path
+    return None
+
+
 def dataset_of(run, out_dir):
     """The data set of a run: by its record under `out_dir`, else by its name."""
-    trained = run.removeprefix("normal_")  # samples of N(0, I) beside those of a fitted prior
-    records = {path.name: path for path in out_dir.rglob("*.json")}
-    for name in (f"{run}.json", f"{trained}.json"):
-        if name in records:
-            with contextlib.suppress(ValueError, LookupError, TypeError):  # no record of a run
-                return json.loads(records[name].read_text())["settings"]["dataset"]
+    record = record_of(run, out_dir)
+    if record is not None:
+        with contextlib.suppress(ValueError, LookupError, TypeError):  # no record of a run
+            return json.loads(record.read_text())["settings"]["dataset"]
     words = re.split("[_-]", run)
     return "mnist" if "mnist" in words and "fashion" not in words else "fashion"
-
-
-def folder_of(run, out_dir):
-    """Where a run's record lies, `out_dir` or a folder in it, and so its scores; else `out_dir`."""
-    trained = run.removeprefix("normal_")
-    for name in (f"{run}.json", f"{trained}.json"):
-        for path in sorted(out_dir.rglob(name)):
-            return path.parent
-    return out_dir
 
 
 def name_of(run):
@@ -679,13 +703,14 @@ def as_grey(images):
 
 def as_bytes(images):
     """Images (N, 28, 28) of any numbers as a uint8 tensor; ValueError where no range fits."""
-    if images.dtype == np.uint8:
+    if images.dtype == np.uint8 and images.max() > 1:
         return torch.tensor(images)
     if images.dtype.kind not in "fiu":
         raise ValueError(f"images of type {images.dtype} are no numbers")
     if not np.isfinite(images).all():
         raise ValueError("images hold NaN or infinite pixels")
     least, most = images.min(), images.max()
+    images = images.astype(float)
     if least >= 0 and most <= 1:
         images = 255 * images
     elif least >= -1 and most <= 1:
@@ -854,11 +879,12 @@ def with_unit(numbers, ruler):
 
 
 def is_done(path, args, **fields):
-    """Whether the record in `path` is of these settings, and of this judge and these samples."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    """Whether the record in `path` is of these settings, judge and samples, and of this code."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
         record = json.loads(path.read_text())
+        same_code = np.allclose(record.pop("fingerprint"), fields.pop("fingerprint"), rtol=1e-4)
         wanted = {"settings": settings_of(args), **fields}
-        return all(record.get(name) == value for name, value in wanted.items())
+        return same_code and all(record[name] == value for name, value in wanted.items())
     return False
 
 
@@ -869,9 +895,9 @@ def score_run(args, rulers):
     """
     run = args.runs[0]
     name = name_of(run)
-    real = name if name in ("real_mnist", "real_fashion") and not run.endswith(".npz") else None
+    real = run in ("real_mnist", "real_fashion")
     dataset = args.dataset or dataset_of(name, args.out_dir)
-    if real is None:
+    if not real:
         images, labels = read_samples(find_samples(run, args.runs_dir))
     if dataset not in rulers:
         rulers[dataset] = Ruler(dataset, args)
@@ -885,7 +911,8 @@ def score_run(args, rulers):
     judge, _, sha256 = ruler.judge
     fields = {"dataset": dataset, "judge": sha256, "samples": sample_identity(images, labels),
               "fingerprint": fingerprint(args)}
-    path = folder_of(name, args.out_dir) / f"{args.run_name}.json"
+    record = record_of(name, args.out_dir)
+    path = (record.parent if record else args.out_dir) / f"{args.run_name}.json"
     if is_done(path, args, **fields) and not args.fresh:
         print(f"{path} is done")
         return json.loads(path.read_text())["numbers"], ruler
@@ -910,7 +937,8 @@ def score_run(args, rulers):
         draw_tiles(path.with_name(f"{name}_sheet.pdf"), result.sheet, CLASSES[dataset])
         draw_tiles(path.with_name(f"{name}_neighbours.pdf"), result.pairs,
                    ["image", "nearest"] * 3)
-    write_record(path, args, [machine(ruler.device)], numbers, list(numbers)[:2], **fields,
+    headline = ["cas"] if args.cas else ["frechet"]
+    write_record(path, args, [machine(ruler.device)], numbers, headline, **fields,
                  seconds=time.perf_counter() - start, curves=curves)
     return numbers, ruler
 

@@ -91,7 +91,8 @@ class VAE(nn.Module):
 
     def reparameterize(self, mu, logvar):
         """Draw z = mu + sigma * epsilon, so that gradients reach mu and logvar (section 2.4)."""
-        return mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+        epsilon = torch.randn(mu.shape, dtype=mu.dtype).to(mu.device)  # the same on a GPU
+        return mu + torch.exp(0.5 * logvar) * epsilon
 
     def decode(self, z):
         """z (B, latent) -> logits of the pixels (B, 784); the image is their sigmoid."""
@@ -208,11 +209,8 @@ def test(model, images, args, prior=None):
 def sample(model, count, args, prior=None):
     """Pixel means (count, 784) of z ~ N(0, I), or ~ `prior`, the same z on every call."""
     torch.manual_seed(args.seed)
-    if prior is None:
-        z = torch.randn(count, args.latent_dim, device=model.fc4.weight.device)
-    else:
-        z = sample_mixture(prior, count)
-    return model.decode(z).sigmoid()
+    z = torch.randn(count, args.latent_dim) if prior is None else sample_mixture(prior, count)
+    return model.decode(z.to(model.fc4.weight.device)).sigmoid()
 
 
 def sample_mixture(mixture, count):
@@ -220,12 +218,13 @@ def sample_mixture(mixture, count):
 
     Its own sample() would draw from every component, (count, components, latent, latent) numbers.
     """
-    gaussians = mixture.component_distribution
-    component = mixture.mixture_distribution.sample((count,))
+    mean = mixture.component_distribution.loc.cpu()  # (components, latent)
+    scale = mixture.component_distribution.scale_tril.cpu()
+    component = torch.multinomial(mixture.mixture_distribution.probs.cpu(), count, True)
     codes = []
     for chosen in component.split(1000):
-        epsilon = torch.randn(len(chosen), *gaussians.event_shape, 1, device=chosen.device)
-        codes.append(gaussians.loc[chosen] + (gaussians.scale_tril[chosen] @ epsilon)[:, :, 0])
+        epsilon = torch.randn(len(chosen), mean.shape[1], 1)
+        codes.append(mean[chosen] + (scale[chosen] @ epsilon)[:, :, 0])
     return torch.cat(codes)
 
 
@@ -362,8 +361,8 @@ def fit(model, train_images, test_images, state, args):
                        precision=state["precision"])
         losses |= test(model, test_images, args)
         if not all(map(math.isfinite, losses.values())):
-            raise FloatingPointError(f"epoch {epoch} diverged, {epoch - 1} is kept: use a smaller "
-                                     "--lr (with the same --run-name also --fresh)")
+            raise FloatingPointError(f"epoch {epoch} diverged, what was before it is kept: use a "
+                                     "smaller --lr (with the same --run-name also --fresh)")
         for name, value in losses.items():
             state["curves"].setdefault(name, []).append(value)
         grids = epoch_grids(model, test_images, args)
@@ -724,7 +723,7 @@ def run(main):
 
 
 def checksum(tensors):
-    """A short name for the content of uint8 tensors."""
+    """A short name for the content of uint8 tensors, whatever their order."""
     return f"crc32 {sum(zlib.crc32(tensor.numpy()) for tensor in tensors):x}"
 
 
@@ -763,7 +762,7 @@ def save_state(path, state):
     with replacing(path) as part, part.open("wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # of closing an archive whose writing failed, for this cause
+        except RuntimeError as error:  # it closes an archive whose writing had failed: say why
             raise error.__context__ or error from None
 
 

@@ -142,6 +142,8 @@ def state_of(line, text):
     except (ValueError, LookupError, TypeError):
         return "stale: its record is damaged"
     today = getattr(script, "settings_of", vae.settings_of)(line.args)
+    if hasattr(script, "fingerprint") and "fingerprint" not in record:
+        return "to be run: its record has no fingerprint"
     changed = [f"{name} is {before.get(name)!r}, today {today.get(name)!r}"
                for name in sorted({*today, *before}) if before.get(name) != today.get(name)]
     if changed:
@@ -150,8 +152,6 @@ def state_of(line, text):
         return "stale: its numbers are no plain numbers"
     if not hasattr(script, "fingerprint"):
         return "done"
-    if "fingerprint" not in record:
-        return "to be run: its record has no fingerprint"
     scored = line.script == JUDGE and not line.args.train_judge
     if scored and record.get("judge") != judge_of(record):
         return "stale: it is of another judge than the one that is committed"
