@@ -35,11 +35,10 @@ import torch  # noqa: E402
 
 import gan  # noqa: E402
 import p3_autoencoder  # noqa: E402
-import p5_compare  # noqa: E402
 import vae  # noqa: E402
 
 FOLDERS = ["--data-dir", "../data", "--out-dir", "plots", "--runs-dir", "runs", "--no-cuda"]
-CASES = {  # name: (script, flags); the judge scores the samples that the first case leaves
+CASES = {  # name: (script, flags)
     "vae": (vae, ["--epochs", "4", "--batch-size", "50", "--latent-dim", "3",
                   "--prior", "mixture"]),
     "gan": (gan, ["--dataset", "mnist", "--arch", "mlp", "--epochs", "3", "--conditional",
@@ -47,7 +46,6 @@ CASES = {  # name: (script, flags); the judge scores the samples that the first 
     "gan, convolutional": (gan, ["--dataset", "mnist", "--epochs", "2", "--batch-size", "100",
                                  "--conditional"]),
     "p3_autoencoder": (p3_autoencoder, ["--epochs", "4"]),
-    "p5_compare": (p5_compare, ["--dataset", "mnist", "--epochs", "2", "--judge-dir", "none"]),
 }
 
 
@@ -62,13 +60,12 @@ def shorten(replace=setattr):
     replace(vae, "sample", few_samples)
     replace(p3_autoencoder, "DENOISER_STEPS", 50)
     replace(p3_autoencoder, "QUADRATURE_POINTS", 21)
-    replace(p5_compare, "two_sample_test", lambda images, real, seed: [0.5, 0.6])
 
 
 def epoch_of(folder):
     """The last epoch that is saved there, -1 where no state is."""
     epochs = [torch.load(path, weights_only=True)["epoch"]
-              for path in (folder / "runs").glob("[!.j]*.pt")]
+              for path in (folder / "runs").glob("[!.]*.pt")]
     return max(epochs, default=-1)
 
 
@@ -84,8 +81,7 @@ def half_written(folder):
 def start(case, folder):
     """Fork a run of `case` in `folder`; returns its process id."""
     script, flags = CASES[case]
-    if script is not p5_compare:
-        flags = [*flags, "--resume"]
+    flags = [*flags, "--resume"]
     child = os.fork()
     if child:
         return child
@@ -160,24 +156,21 @@ def same(one, two):
     return np.array_equal(one, two)
 
 
-def new_folder(case, home, name):
-    """A new folder for a run of `case`; the judge's holds samples to score."""
+def new_folder(home, name):
+    """A new folder for a run."""
     shutil.rmtree(home / name, ignore_errors=True)
     (home / name / "runs").mkdir(parents=True)
-    if case == "p5_compare":
-        samples, = (home / "vae/runs").glob("vae_mnist*_samples.npz")
-        shutil.copy(samples, home / name / "runs")
     return home / name
 
 
 def torment(case, home, kills, seen):
     """Kill runs of `case` `kills` times; the files that differ from an uninterrupted run's."""
     begun = time.perf_counter()
-    expected = complete(case, new_folder(case, home, case))
+    expected = complete(case, new_folder(home, case))
     length = time.perf_counter() - begun
     lost, done = [], 0
     while done < kills:
-        folder = new_folder(case, home, "killed")
+        folder = new_folder(home, "killed")
         for _ in range(min(random.randint(1, 3), kills - done)):
             epoch, old = epoch_of(folder), half_written(folder)
             child = start(case, folder)

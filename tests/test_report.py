@@ -99,7 +99,12 @@ def test_what_does_not_exist_stops_the_build(copy, planted, fault):
 
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 def test_the_zip_that_is_handed_in(tmp_path, glyph_dir, command):
-    (tmp_path / "report").mkdir()
+    for name in ("report", "plots"):
+        (tmp_path / name).mkdir()
+    judges = list(ROOT.glob("plots/judge_*.pt"))
+    assert {path.name for path in judges} == {"judge_fashion.pt", "judge_mnist.pt"}
+    for path in judges:
+        shutil.copy(path, tmp_path / "plots")
     for path in (*ROOT.glob("*.py"), *ROOT.glob("require*.txt"), ROOT / "README.md", ROOT / "Makefile"):
         shutil.copy(path, tmp_path)
     shutil.copy(ROOT / "report/report.pdf", tmp_path / "report")
@@ -109,8 +114,9 @@ def test_the_zip_that_is_handed_in(tmp_path, glyph_dir, command):
     done = subprocess.run(["make", "submission", "NAME=riddletm"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     shutil.unpack_archive(tmp_path / "riddletm.assignment3.zip", tmp_path / "elsewhere")
-    there = {path.name for path in (tmp_path / "elsewhere").rglob("*")}
-    assert there == {"riddletm.assignment3.pdf", "requirements.txt", "README.md", *(p.name for p in ROOT.glob("*.py"))}
+    there = {path.name for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()}
+    assert there == {"riddletm.assignment3.pdf", "requirements.txt", "README.md",
+                     *(path.name for path in (*judges, *ROOT.glob("*.py")))}
     done = command(tmp_path / "elsewhere/vae.py", "--epochs", 1, "--data-dir", glyph_dir)
     assert done.returncode == 0, done.stderr
 
