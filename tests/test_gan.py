@@ -352,9 +352,9 @@ def test_rates_penalties_and_targets_reach_the_steps(monkeypatch):
     seen = {"d": [], "g": []}
 
     def watch(who):
-        def step(*arguments, optimizer, generator, discriminator, **switches):
+        def step(batch_size, *_, optimizer, generator, discriminator, **switches):
             rate = optimizer.param_groups[0]["lr"]
-            seen[who].append({"lr": rate, "batch": arguments[0], **switches})
+            seen[who].append({"lr": rate, "batch": batch_size, **switches})
             return torch.zeros(())
         return step
 

@@ -149,7 +149,7 @@ def test_a_run_goes_on_elsewhere_in_the_precision_it_began_with(
     seen, train = [], script.train
 
     def watched(*arguments, **options):
-        seen.append(options.get("precision", arguments[-1]))
+        seen.append(options["precision"])
         return train(*arguments, **options)
 
     monkeypatch.setattr(script, "train", watched)
