@@ -31,7 +31,7 @@ import gan  # noqa: E402
 import p5_compare  # noqa: E402
 import vae  # noqa: E402
 
-HELD_OUT = 10_000
+HELD_OUT = SAMPLES = 10_000
 
 
 # ----------------------------------------------------------------------------------- variants
@@ -182,27 +182,12 @@ def clusters():
     gan.load_dataset = clustered
 
 
-def linear_rate():
-    """Both learning rates fall to 0 over the second half of training."""
-    train = gan.train
-
-    def falling(nets, images, labels, args, *, epoch, iterations, bar, precision="float32"):
-        progress = (epoch - 1) / args.epochs
-        for optimizer, rate in ((nets.optimizer_g, args.lr_g), (nets.optimizer_d, args.lr_d)):
-            optimizer.param_groups[0]["lr"] = rate * min(1, 2 * (1 - progress))
-        return train(nets, images, labels, args, epoch=epoch, iterations=iterations, bar=bar,
-                     precision=precision)
-
-    gan.train = falling
-
-
 VARIANTS = {
     "convolutions": lambda: setattr(vae, "VAE", ConvVAE),
     "minibatch-statistics": minibatch_statistics,
     "wider": lambda: wider(2),
     "relativistic": relativistic,
     "clusters": clusters,
-    "falling-rate": linear_rate,
 }
 
 
@@ -224,7 +209,7 @@ def try_vae(args, images):
         with torch.no_grad():
             codes = model.reparameterize(*model.encode(train_images))
             prior = vae.fit_mixture(codes, args.components)
-    samples = vae.sample(model, 10_000, args, prior)
+    samples = vae.sample(model, SAMPLES, args, prior)
     with torch.no_grad():
         decoded = model.decode(model.encode(held_out)[0]).sigmoid()
     return samples, {"held_out_loss": numbers["test_loss"]}, decoded
@@ -241,7 +226,7 @@ def try_gan(args, images, labels):
         gan.train(nets, train_images, labels[:-HELD_OUT], args, epoch=epoch,
                   iterations=iterations, bar=tqdm(disable=True), precision=precision)
     torch.manual_seed(args.seed)
-    z, drawn = gan.draw_noise(10_000, images.device)
+    z, drawn = gan.draw_noise(SAMPLES, images.device)
     if args.conditional:
         drawn = torch.arange(len(z)) % 10
     return gan.evaluate(nets.average, z, drawn) / 2 + 0.5
@@ -264,6 +249,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--variant", choices=VARIANTS, action="append", default=[])
     parser.add_argument("--judge-dir", type=Path, default=ROOT / "plots")
+    parser.add_argument("--table", type=Path, default=ROOT / "report/screening.jsonl")
     parser.add_argument("script", choices=("vae.py", "gan.py"))
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the script")
     chosen = parser.parse_args(argv)
@@ -296,7 +282,7 @@ def main(argv=None):
     line = {"command": shlex.join(["python", "report/screen.py", *argv]), "commit": commit,
             "judge": sha256[:12], "threads": torch.get_num_threads(), "seconds": seconds,
             **numbers}
-    with (ROOT / "report/screening.jsonl").open("a") as file:
+    with chosen.table.open("a") as file:
         os.write(file.fileno(), (json.dumps(line) + "\n").encode())  # whole, beside other trials
     print(json.dumps(line))
 
