@@ -594,6 +594,7 @@ def main(argv=None):
         headline = [f"{label}/frechet_ratio/mean"
                     for label in ("vae_fashion", "gan_fashion", "cgan_fashion")]
         write_record(Path(f"{stem}.json"), args, [machine(torch.device("cpu"))], numbers, headline,
+                     judge=read_record(args.out_dir / "judge_fashion.json")["judge"],
                      fingerprint=fingerprint(args), seconds=time.perf_counter() - start, curves={})
 
 

@@ -39,6 +39,7 @@ import vae  # noqa: E402
 CAN_RESUME = ("vae.py", "gan.py", "p3_autoencoder.py")
 SAMPLED = ("vae.py", "gan.py")
 JUDGE = "p5_compare.py"
+TABLES = "p5_seeds.py"  # over all scores
 TOLERANCE = 1e-4  # of a fingerprint, relative: what two kinds of CPU differ by is less
 
 
@@ -152,8 +153,10 @@ def state_of(line, text):
         return "stale: its numbers are no plain numbers"
     if not hasattr(script, "fingerprint"):
         return "done"
-    scored = line.script == JUDGE and not line.args.train_judge
-    if scored and record.get("judge") != judge_of(record):
+    scored = line.script in (JUDGE, TABLES) and not getattr(line.args, "train_judge", False)
+    if scored and "judge" not in record:
+        return "to be run: its record names no judge"
+    if scored and record["judge"] != judge_of(record):
         return "stale: it is of another judge than the one that is committed"
     fresh, stored = fresh_fingerprint(line), record["fingerprint"]
     if len(fresh) != len(stored) or not all(
@@ -164,7 +167,7 @@ def state_of(line, text):
 
 def judge_of(record):
     """The SHA-256 of the committed judge of a record's data set."""
-    dataset = record.get("dataset") or record["settings"]["dataset"]
+    dataset = record.get("dataset") or record["settings"].get("dataset") or "fashion"
     text = committed(Path(f"plots/judge_{dataset}.json"))
     return json.loads(text)["judge"] if text else None
 
@@ -227,7 +230,7 @@ def with_what_the_judge_needs(todo, lines, runs_dir):
 
 def can_start(line, running):
     """Whether nothing that `line` needs is among the lines that are `running`."""
-    if line.script == "p5_seeds.py":
+    if line.script == TABLES:
         return not running
     judges = [other.name for other in running if getattr(other.args, "train_judge", False)]
     if line.script == JUDGE and judges:

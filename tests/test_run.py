@@ -56,10 +56,10 @@ if __name__ == "__main__":
     threads = int(os.environ.get("OMP_NUM_THREADS", 0))
     record = {"settings": settings_of(args), "seconds": 1.0, "fingerprint": fingerprint(args),
               "numbers": {"loss": VALUE + args.n, "same": 1.0, "threads": threads}}
+    judge = HERE / "plots/judge_fashion.json"
+    record["judge"] = json.loads(judge.read_text())["judge"] if judge.exists() else None
     if args.runs:
         assert (args.runs_dir / f"{args.runs[0]}_samples.npz").exists()
-        judge = HERE / "plots/judge_fashion.json"
-        record["judge"] = json.loads(judge.read_text())["judge"] if judge.exists() else None
         record["dataset"] = "fashion"
     place = args.place if args.runs else args.out_dir
     place.mkdir(exist_ok=True, parents=True)
@@ -213,7 +213,7 @@ def test_scores_that_do_not_count_are_made_again_from_samples_that_are_made_agai
     judge.write_text('{"judge": "c"}')
     commit(project)
     assert [name for name in campaign(project)[0] if "--resume" not in name] == [
-        "vae_scores", "gan_scores", "gan_n2_scores"]
+        "vae_scores", "gan_scores", "gan_n2_scores", "p5_seeds"]
 
 
 def test_what_fails_is_named_and_the_others_run(project):
