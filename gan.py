@@ -3,6 +3,7 @@
     python gan.py                              Fashion-MNIST, convolutional nets
     python gan.py --conditional                the same nets, told the labels
     python gan.py --arch mlp [--conditional]   the nets and settings that were handed out
+    python gan.py --conditional --draw bag     bags of a trained net, in seconds
     python gan.py --resume                     go on where a run was stopped
 
 A run is named after its command: gan_fashion, cgan_fashion_seed2, gan_mlp_fashion_g-steps2. It
@@ -11,6 +12,7 @@ writes
     runs/<run>/                a grid of samples of every epoch
     runs/<run>_samples.npz     10 000 samples; of a Conditional GAN 60 000 and their labels
     plots/<run>.json, _*.pdf   record and figures
+    plots/<run>_weights.pt     the generator, for --draw
 
 GANs are Goodfellow et al.'s (2014, arXiv:1406.2661), Conditional GANs Mirza & Osindero's (2014,
 arXiv:1411.1784). Images are in [-1, 1], the range of the generator's Tanh.
@@ -19,6 +21,7 @@ import argparse
 import contextlib
 import errno
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -54,11 +57,10 @@ NOISE = 100  # dimensions of z ~ N(0, I)
 
 DEFAULTS = {  # by --arch: as handed out, and the best settings found
     "mlp": {"epochs": 24, "batch_size": 64, "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.9, "ema": 0.0,
-            "r1": 0.0, "classifier": 0.0},
+            "r1": 0.0},
     "conv": {"epochs": 8, "batch_size": 64, "lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.0, "ema": 0.995,
-             "r1": 0.5, "classifier": 0.0},
+             "r1": 0.5},
 }
-CLASSIFIER = 0.05  # in place of that 0 for the convolutional Conditional GAN
 CLASSES = {"mnist": tuple("0123456789"),
            "fashion": tuple(torchvision.datasets.FashionMNIST.classes)}
 # Lazy R1 (Karras et al. 2020, arXiv:1912.04958): the penalty is taken in steps 0, 8, 16, ... of an
@@ -113,9 +115,6 @@ class ConvGenerator(nn.Module):
     def __init__(self, input_dim, output_dim, num_labels=10):
         super().__init__()
         self.embedding = nn.Embedding(num_labels, num_labels) if num_labels else None
-        # Not used: it draws as many random numbers as the first version of this class did before
-        # its layers, so that a seed still gives the committed runs' first weights.
-        Generator(input_dim + (num_labels or 0), output_dim, num_labels=None)
         self.layers = nn.Sequential(
             nn.Linear(input_dim + (num_labels or 0), 128 * 7 * 7, bias=False),
             nn.Unflatten(1, (128, 7, 7)), nn.BatchNorm2d(128), nn.ReLU(),
@@ -135,7 +134,7 @@ class ConvDiscriminator(nn.Module):
     """What Discriminator does by way of 14 x 14, 7 x 7 and 3 x 3 pixels; output_dim is 1.
 
     Labels enter by projection (Miyato & Koyama 2018, arXiv:1802.05637): with features h(x), the
-    logit of (x, y) is w.h + b + v_y.h + c_y. The ten v_y.h + c_y are also the class logits that
+    logit of (x, y) is w.h + b + v_y.h + c_y. The v_y.h + c_y are also the class logits that
     --classifier trains.
     """
 
@@ -161,13 +160,13 @@ class ConvDiscriminator(nn.Module):
 
 
 # ------------------------------------------------------------------- losses and training steps
-def draw_noise(count, device):
+def draw_noise(count, device, num_labels=10):
     """z (count, 100) and uniform labels (count,), which nets without labels ignore.
 
     Drawn by the CPU, so that a GPU gets the same.
     """
     z = torch.randn(count, NOISE)
-    labels = torch.randint(10, (count,))
+    labels = torch.randint(num_labels, (count,))
     return z.to(device), labels.to(device)
 
 
@@ -188,7 +187,7 @@ def r1_penalty(discriminator, images, labels):
 
 
 def train_discriminator(batch_size, images, labels=None, *, generator, discriminator, optimizer,
-                        real_target=1.0, r1=0.0, classifier=0.0, bfloat16=False):
+                        num_labels=10, real_target=1.0, r1=0.0, classifier=0.0, bfloat16=False):
     """One step of D, down -log D(x) - log(1 - D(G(z))), on `images` (B, 784) and as many fakes.
 
     D(x) is the sigmoid of its logit, `real_target` its target at images (label smoothing). `r1` and
@@ -196,7 +195,7 @@ def train_discriminator(batch_size, images, labels=None, *, generator, discrimin
     images (Odena et al. 2017, arXiv:1610.09585). Returns the average GAN loss over
     the batch, without these two.
     """
-    z, fake_labels = draw_noise(batch_size, images.device)  # (B, 100), (B,)
+    z, fake_labels = draw_noise(batch_size, images.device, num_labels)  # (B, 100), (B,)
     extra = 0
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
         fakes = generator(z, fake_labels).detach()  # no gradient of this step reaches G
@@ -219,16 +218,17 @@ def train_discriminator(batch_size, images, labels=None, *, generator, discrimin
     return loss.detach()
 
 
-def train_generator(batch_size, *, generator, discriminator, optimizer, classifier=0.0,
-                    bfloat16=False):
+def train_generator(batch_size, *, generator, discriminator, optimizer, num_labels=10,
+                    classifier=0.0, bfloat16=False):
     """One step of G, down -log D(G(z)), the non-saturating loss.
 
     `classifier` is the weight of the cross-entropy of D's class logits at the fakes with the labels
     they were asked for. Returns the average GAN loss over the batch, without it.
     """
-    z, labels = draw_noise(batch_size, next(generator.parameters()).device)
+    device = next(generator.parameters()).device
+    z, labels = draw_noise(batch_size, device, num_labels)
     extra = 0
-    with torch.autocast(z.device.type, torch.bfloat16, enabled=bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         fakes = generator(z, labels)
         if classifier:
             logits, classes = discriminator.scores(fakes, labels)
@@ -246,7 +246,7 @@ def train_generator(batch_size, *, generator, discriminator, optimizer, classifi
 # ------------------------------------------------------------------------------- training loop
 def build(args, device):
     """Both nets, the generator's moving average, which is sampled, and both optimisers, by name."""
-    num_labels = 10 if args.conditional else None
+    num_labels = (args.clusters or 10) if args.conditional else None
     if args.arch == "conv":
         generator = ConvGenerator(NOISE, PIXELS, num_labels)
         discriminator = ConvDiscriminator(PIXELS, 1, num_labels)
@@ -277,7 +277,8 @@ def train(gan, images, labels, args, *, epoch, iterations, bar, precision="float
     portions = order.split(args.batch_size * args.d_steps)  # images of each iteration
     remaining = iterations - (epoch - 1) * len(portions)
     common = {"generator": gan.generator, "discriminator": gan.discriminator,
-              "classifier": args.classifier, "bfloat16": precision == "bfloat16"}
+              "num_labels": args.clusters or 10, "classifier": args.classifier,
+              "bfloat16": precision == "bfloat16"}
     g_losses, d_losses = [], []
     for portion in portions[:remaining]:
         for batch in portion.split(args.batch_size):  # indices (B,)
@@ -309,7 +310,7 @@ def test(gan, images, labels, args):
     The fakes are those of the averaged generator.
     """
     torch.manual_seed(args.seed)
-    z, fake_labels = draw_noise(2000, images.device)
+    z, fake_labels = draw_noise(2000, images.device, args.clusters or 10)
     fakes = evaluate(gan.average, z, fake_labels)
     on_real = evaluate(gan.discriminator, images[:2000], labels[:2000])
     on_fake = evaluate(gan.discriminator, fakes, fake_labels)
@@ -336,24 +337,30 @@ def verdicts(discriminator, images, labels):
 
 
 # ----------------------------------------------------------------------------------- sampling
-def sample(generator, args, device):
+def sample(generator, args, train_labels):
     """10 000 images (N, 784) and None, or 60 000 and their labels (N,); the same on every call.
 
     Of a Conditional GAN the classes come in turn, so that each has the same number of images.
+    Clusters come as often as among the training images, and are no labels to be kept.
     """
     torch.manual_seed(args.seed)
-    z, labels = draw_noise(60_000 if args.conditional else 10_000, device)
-    if not args.conditional:
-        return evaluate(generator, z, labels), None
-    labels = torch.arange(len(z), device=device) % 10
-    return evaluate(generator, z, labels), labels
+    device = train_labels.device
+    in_turn = args.conditional and not args.clusters
+    z, labels = draw_noise(60_000 if in_turn else 10_000, device)
+    if in_turn:
+        labels = torch.arange(len(z), device=device) % 10
+        return evaluate(generator, z, labels), labels
+    if args.clusters:
+        chosen = torch.randint(len(train_labels), (len(z),))
+        labels = train_labels[chosen.to(device)]
+    return evaluate(generator, z, labels), None
 
 
 def grids(generator, args, device):
     """{kind: images (N, 784)}, 8 in a row, of the same noise on every call.
 
-    samples: 64, or, conditional, a row for each class; then also same_noise, in which every row
-    has the noise of the first.
+    samples: 64, or, conditional, a row for each of ten classes or clusters; then also same_noise,
+    in which every row has the noise of the first.
     """
     torch.manual_seed(args.seed)
     z = torch.randn(10, 8, NOISE)  # (row, column, noise)
@@ -383,6 +390,28 @@ def interpolations(generator, args, device, steps=8):
     labels = torch.arange(10, device=device).repeat_interleave(steps)
     return {name: evaluate(generator, z.flatten(0, 1).to(device), labels)
             for name, z in paths.items()}
+
+
+# ----------------------------------------------------------------- labels that the data suggest
+def find_clusters(images, count, seed, steps=30):
+    """Cluster (N,) of each of images (N, 784), and the centres (count, 784), by k-means.
+
+    Lloyd's algorithm (1982) from `count` images drawn with `seed`, for `steps` steps. It tells how
+    much of what labels give a Conditional GAN is that they part the images at all.
+    """
+    drawn = torch.Generator().manual_seed(seed)
+    centres = images[torch.randperm(len(images), generator=drawn)[:count].to(images.device)]
+    for _ in range(steps):
+        nearest = nearest_centre(images, centres)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, images)
+        sizes = nearest.bincount(minlength=len(centres))[:, None]
+        centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
+    return nearest_centre(images, centres), centres
+
+
+def nearest_centre(images, centres):
+    """The nearest of the centres (count, 784) to each of images (N, 784): its number (N,)."""
+    return torch.cat([torch.cdist(batch, centres).argmin(1) for batch in images.split(10_000)])
 
 
 # ------------------------------------------------------------------------- a run and its results
@@ -448,11 +477,12 @@ def fit(gan, data, state, args, device):
     bar.close()
 
 
-def report(gan, test_images, test_labels, state, args):
-    """Samples, figures and record of a trained GAN."""
+def report(gan, data, state, args):
+    """Samples, figures, record and weights of a trained GAN."""
+    _, train_labels, test_images, test_labels = data
     device = test_images.device
     stem = str(args.out_dir / args.run_name)  # a name may hold dots, which are no suffix
-    images, labels = sample(gan.average, args, device)
+    images, labels = sample(gan.average, args, train_labels)
     arrays = {"images": (images * 127.5 + 127.5).round().byte().view(-1, 28, 28).cpu()}
     if labels is not None:
         arrays["labels"] = labels.cpu()
@@ -460,7 +490,11 @@ def report(gan, test_images, test_labels, state, args):
     with replacing(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
-    row_names = CLASSES[args.dataset] if args.conditional else ()
+    row_names = ()
+    if args.clusters:
+        row_names = tuple(f"cluster {number + 1}" for number in range(10))
+    elif args.conditional:
+        row_names = CLASSES[args.dataset]
     for kind, images in grids(gan.average, args, device).items():
         panels = {f"after epoch {state['epoch']}": images}
         if kind == "samples":
@@ -471,7 +505,7 @@ def report(gan, test_images, test_labels, state, args):
 
     numbers = {name: sum(curve) if name.endswith("updates") else curve[-1]
                for name, curve in state["curves"].items()}
-    if args.conditional:
+    if args.conditional and not args.clusters:
         numbers |= verdicts(gan.discriminator, test_images, test_labels)
     parameters = {name: sum(p.numel() for p in getattr(gan, name).parameters())
                   for name in ("generator", "discriminator")}
@@ -479,8 +513,23 @@ def report(gan, test_images, test_labels, state, args):
                  data=state["data"], precision=state["precision"],
                  fingerprint=state["fingerprint"], parameters=parameters,
                  seconds=state["seconds"], curves=state["curves"])
+    save_weights(Path(f"{stem}_weights.pt"), gan.average.module.state_dict(), args)
     print(f"D(test) {numbers['d_real']:.2f}, D(fakes) {numbers['d_fake']:.2f}; record and figures: "
           f"{stem}*")
+
+
+def draw(args, device):
+    """Write a picture of fresh samples of a finished run, a row for each class of args.draw."""
+    path = args.out_dir / f"{args.run_name}_weights.pt"
+    weights = load_weights(path, args)
+    generator = build(args, device).generator
+    restore({"generator": generator}, {"generator": weights}, path)
+    torch.seed()  # other samples on every call
+    z, labels = draw_noise(8 * (len(args.draw) or 8), device, args.clusters or 10)
+    if args.draw:
+        labels = torch.tensor(args.draw, device=device).repeat_interleave(8)
+    save_picture(args.runs_dir / f"{args.run_name}_drawn.png",
+                 evaluate(generator, z, labels) / 2 + 0.5)
 
 
 # ------------------------------------------------------------------------------------ figures
@@ -666,8 +715,8 @@ def machine(device):
 
 def settings_of(args):
     """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
-    others = ("data_dir", "out_dir", "runs_dir", "judge_dir", "resume", "fresh", "log_interval",
-              "no_cuda", "run_name", "command", "flags")
+    others = ("data_dir", "out_dir", "runs_dir", "judge_dir", "resume", "fresh", "draw",
+              "log_interval", "no_cuda", "run_name", "command", "flags")
     return {name: value for name, value in vars(args).items() if name not in others}
 
 
@@ -761,8 +810,11 @@ def run(main):
 
 
 def checksum(tensors):
-    """A short name for the content of uint8 tensors, whatever their order."""
-    return f"crc32 {sum(zlib.crc32(tensor.numpy()) for tensor in tensors):x}"
+    """A short name for the content of uint8 tensors: the head of their SHA-256, in order."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.numpy())
+    return f"sha256 {digest.hexdigest()[:16]}"
 
 
 def load_state(path, device="cpu"):
@@ -842,6 +894,34 @@ def open_run(args, data, device):
     return state
 
 
+def save_weights(path, state, args):
+    """Write {name: tensor} and the run's settings for --draw, weights and biases as halves."""
+    state = {name: tensor.half() if name.endswith(("weight", "bias")) else tensor
+             for name, tensor in state.items()}
+    with replacing(path) as part, part.open("wb") as file:
+        torch.save({"settings": settings_of(args), "state": state}, file)
+
+
+def load_weights(path, args):
+    """{name: tensor} that save_weights wrote; OSError where a run of these settings wrote none."""
+    kept = load_state(path)
+    if kept is None:
+        raise OSError(f"{path} is missing: run the same command without --draw first, or fetch "
+                      "that file of this project")
+    if not isinstance(kept, dict) or kept.get("settings") != settings_of(args):
+        raise OSError(f"{path} is of other settings: run the same command without --draw first")
+    return {name: tensor.float() for name, tensor in kept["state"].items()}
+
+
+def save_picture(path, images):
+    """Write images (N, 784) in [0, 1] as PNG, 8 in a row, each pixel as 3 x 3, and say where."""
+    tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28).cpu(), pad_value=0.5)
+    tiles = tiles.repeat_interleave(3, 1).repeat_interleave(3, 2)
+    with replacing(path) as part:
+        torchvision.utils.save_image(tiles, part, format="png")
+    print(path)
+
+
 def add_file_flags(parser):
     """The flags that say where files lie and what becomes of a run that is already there."""
     group = parser.add_argument_group("files")
@@ -887,6 +967,8 @@ def parse_args(argv=None):
     group = parser.add_argument_group("model")
     group.add_argument("--arch", choices=DEFAULTS, default="conv", help="mlp: as handed out")
     group.add_argument("--conditional", action="store_true", help="tell both nets the labels")
+    group.add_argument("--clusters", type=number(int, 0, 1000), default=0,
+                       help="in place of the labels, so many clusters of the training images")
     group = parser.add_argument_group("training")
     group.add_argument("--updates", type=number(int, 0, 10**9), default=0,
                        help="stop after about so many steps of both nets together, and not after "
@@ -901,19 +983,25 @@ def parse_args(argv=None):
     group.add_argument("--ema", type=number(float, 0, 0.99999),
                        help="decay of the generator's moving average, which is sampled; 0 is off")
     group.add_argument("--r1", type=number(float, 0, 1e6), help="gamma of the penalty; 0 is off")
-    group.add_argument("--classifier", type=number(float, 0, 1e6),
+    group.add_argument("--classifier", type=number(float, 0, 1e6), default=0.0,
                        help="weight of D's class cross-entropy; 0 is off")
     group.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto",
                        help="of training; auto: bfloat16 where the hardware has it")
+    parser.add_argument("--draw", nargs="*", metavar="CLASS",
+                        help="instead, draw a finished run's samples, of a Conditional GAN a row "
+                             "of each class named")
     add_file_flags(parser)
-    args = parser.parse_args(argv)  # once for --arch and --conditional, then with their defaults
-    can_classify = args.arch == "conv" and args.conditional
+    args = parser.parse_args(argv)  # once for --arch, then with its defaults
     parser.set_defaults(**DEFAULTS[args.arch])
-    if can_classify:
-        parser.set_defaults(classifier=CLASSIFIER)
     args = parser.parse_args(argv)
-    if args.classifier and not can_classify:
+    if args.classifier and not (args.arch == "conv" and args.conditional):
         parser.error("--classifier needs --conditional and --arch conv")
+    if args.clusters and (args.clusters < 10 or not args.conditional):
+        parser.error("--clusters needs --conditional, and 10 clusters or more")
+    if args.draw and (args.clusters or not args.conditional):
+        parser.error("--draw with classes needs --conditional without --clusters")
+    if args.draw:
+        args.draw = [class_number(name, args.dataset, parser) for name in args.draw]
     prefix = "cgan" if args.conditional else "gan"
     if args.arch == "mlp":
         prefix += "_mlp"
@@ -921,13 +1009,27 @@ def parse_args(argv=None):
     return named(args, f"{prefix}_{args.dataset}", chosen, parser, argv)
 
 
+def class_number(name, dataset, parser):
+    """The label of the class of this name, of a part of it ("boot") or of this number."""
+    for label, class_name in enumerate(CLASSES[dataset]):
+        names = {str(label), class_name.lower(), *re.split("[/ ]", class_name.lower())}
+        if name.lower() in names:
+            return label
+    return parser.error(f"there is no class {name!r}: the classes are "
+                        + ", ".join(CLASSES[dataset]))
+
+
 def main(argv=None):
     args = parse_args(argv)
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device
     torch.set_flush_denormal(True)  # Adam's averages come to numbers that CPUs multiply slowly
     with own_settings():
-        prepare_folders(args.out_dir, args.runs_dir, args.runs_dir / args.run_name)
         device = choose_device(args.no_cuda)
+        if args.draw is not None:
+            prepare_folders(args.runs_dir)
+            draw(args, device)
+            return
+        prepare_folders(args.out_dir, args.runs_dir, args.runs_dir / args.run_name)
         data = load_dataset(args.dataset, args.data_dir)
         state = open_run(args, checksum(data), device)
         if state["epoch"] == 0:
@@ -939,11 +1041,15 @@ def main(argv=None):
                                                                 for tensor in data)
         train_images = train_images.view(-1, PIXELS).float().div_(127.5).sub_(1)
         test_images = test_images.view(-1, PIXELS).float().div_(127.5).sub_(1)
-        data = train_images, train_labels.long(), test_images, test_labels.long()
+        train_labels, test_labels = train_labels.long(), test_labels.long()
+        if args.clusters:
+            train_labels, centres = find_clusters(train_images, args.clusters, args.seed)
+            test_labels = nearest_centre(test_images, centres)
+        data = train_images, train_labels, test_images, test_labels
         torch.manual_seed(args.seed)
         gan = build(args, device)
         fit(gan, data, state, args, device)
-        report(gan, test_images, test_labels.long(), state, args)
+        report(gan, data, state, args)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import errno
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -624,8 +625,8 @@ def machine(device):
 
 def settings_of(args):
     """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
-    others = ("data_dir", "out_dir", "runs_dir", "judge_dir", "resume", "fresh", "log_interval",
-              "no_cuda", "run_name", "command", "flags")
+    others = ("data_dir", "out_dir", "runs_dir", "judge_dir", "resume", "fresh", "draw",
+              "log_interval", "no_cuda", "run_name", "command", "flags")
     return {name: value for name, value in vars(args).items() if name not in others}
 
 
@@ -719,8 +720,11 @@ def run(main):
 
 
 def checksum(tensors):
-    """A short name for the content of uint8 tensors, whatever their order."""
-    return f"crc32 {sum(zlib.crc32(tensor.numpy()) for tensor in tensors):x}"
+    """A short name for the content of uint8 tensors: the head of their SHA-256, in order."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.numpy())
+    return f"sha256 {digest.hexdigest()[:16]}"
 
 
 def load_state(path, device="cpu"):

@@ -462,8 +462,8 @@ def machine(device):
 
 def settings_of(args):
     """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
-    others = ("data_dir", "out_dir", "runs_dir", "judge_dir", "resume", "fresh", "log_interval",
-              "no_cuda", "run_name", "command", "flags")
+    others = ("data_dir", "out_dir", "runs_dir", "judge_dir", "resume", "fresh", "draw",
+              "log_interval", "no_cuda", "run_name", "command", "flags")
     return {name: value for name, value in vars(args).items() if name not in others}
 
 

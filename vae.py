@@ -3,6 +3,7 @@
     python vae.py                                        MNIST, handed-out network and settings
     python vae.py --dataset fashion                      Fashion-MNIST, the best settings found
     python vae.py --dataset fashion --recipe handout     Fashion-MNIST as MNIST was handed out
+    python vae.py --dataset fashion --draw               images of a trained VAE, in seconds
     python vae.py --resume                               go on where a run was stopped
 
 A run is named after its command: vae_mnist, vae_fashion_beta0.5_seed2. It writes
@@ -11,6 +12,7 @@ A run is named after its command: vae_mnist, vae_fashion_beta0.5_seed2. It write
     runs/<run>_samples.npz     10 000 samples (normal_<run>_samples.npz: those of N(0, I) beside a
                                fitted prior's)
     plots/<run>.json, _*.pdf   record and figures
+    plots/<run>_weights.pt     the decoder and the prior, for --draw
 
 The model is Kingma & Welling's (2014, arXiv:1312.6114): p(z) = N(0, I), q(z|x) = N(mu,
 diag(exp(logvar))), pixels in [0, 1] scored by the Bernoulli cross-entropy, in nats per image. That
@@ -22,6 +24,7 @@ import argparse
 import contextlib
 import errno
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -54,12 +57,15 @@ HERE = Path(__file__).resolve().parent
 PIXELS = 28 * 28
 
 RECIPES = {  # what --recipe sets, flag by flag: as handed out; for the images; for the test loss
-    "handout": {"epochs": 10, "batch_size": 128, "hidden_dim": 400, "layers": 1, "beta": 1.0,
-                "warmup": 0, "schedule": "constant", "prior": "normal"},
-    "best": {"epochs": 60, "batch_size": 64, "hidden_dim": 512, "layers": 2, "beta": 0.75,
-             "warmup": 30, "schedule": "linear", "prior": "mixture"},
-    "lowest": {"epochs": 100, "batch_size": 64, "hidden_dim": 1024, "layers": 2, "beta": 1.0,
-               "warmup": 50, "schedule": "linear", "prior": "mixture"},
+    "handout": {"epochs": 10, "batch_size": 128, "hidden_dim": 400, "layers": 1, "latent_dim": 20,
+                "beta": 1.0, "warmup": 0, "schedule": "constant", "prior": "normal",
+                "components": 100},
+    "best": {"epochs": 60, "batch_size": 64, "hidden_dim": 1024, "layers": 2, "latent_dim": 32,
+             "beta": 0.02, "warmup": 30, "schedule": "linear", "prior": "mixture",
+             "components": 150},
+    "lowest": {"epochs": 100, "batch_size": 64, "hidden_dim": 1024, "layers": 2, "latent_dim": 20,
+               "beta": 1.0, "warmup": 50, "schedule": "linear", "prior": "mixture",
+               "components": 100},
 }
 RECIPE_OF = {"mnist": "handout", "fashion": "best"}  # where no --recipe is given
 
@@ -417,7 +423,46 @@ def report(model, train_images, test_images, test_labels, state, args):
                  data=state["data"], precision=state["precision"], fingerprint=state["fingerprint"],
                  parameters={"vae": sum(p.numel() for p in model.parameters())},
                  seconds=state["seconds"], curves=state["curves"])
+    weights = {name: tensor for name, tensor in model.state_dict().items()
+               if name.startswith(("fc3", "deeper_decoder", "fc4"))}
+    save_weights(Path(f"{stem}_weights.pt"), weights | mixture_state(mixture), args)
     print(f"test loss {numbers['test_loss']:.2f} nats per image; record and figures: {stem}*")
+
+
+def mixture_state(mixture):
+    """{name: tensor} that stand for a mixture of fit_mixture, of None nothing."""
+    if mixture is None:
+        return {}
+    scale = mixture.component_distribution.scale_tril  # (components, latent, latent), triangles
+    row, column = torch.tril_indices(*scale.shape[1:])
+    return {"prior.share": mixture.mixture_distribution.probs,
+            "prior.mean": mixture.component_distribution.loc,
+            "prior.scale": scale[:, row, column]}
+
+
+def mixture_of_state(share, mean, scale):
+    """The mixture of a mixture_state."""
+    components, latent_dim = mean.shape
+    row, column = torch.tril_indices(latent_dim, latent_dim)
+    triangles = torch.zeros(components, latent_dim, latent_dim)
+    triangles[:, row, column] = scale
+    return MixtureSameFamily(Categorical(share), MultivariateNormal(mean, scale_tril=triangles))
+
+
+@torch.no_grad()
+def draw(args):
+    """Write a picture of 64 fresh samples of a finished run."""
+    path = args.out_dir / f"{args.run_name}_weights.pt"
+    state = load_weights(path, args)
+    prior = [state.pop(f"prior.{name}", None) for name in ("share", "mean", "scale")]
+    model = VAE(args.hidden_dim, args.layers, args.latent_dim)
+    restore({"model": model}, {"model": model.state_dict() | state}, path)
+    torch.seed()  # other samples on every call
+    if args.prior == "mixture":
+        z = sample_mixture(mixture_of_state(*prior), 64)
+    else:
+        z = torch.randn(64, args.latent_dim)
+    save_picture(args.runs_dir / f"{args.run_name}_drawn.png", model.decode(z).sigmoid())
 
 
 # ------------------------------------------------------------------------------------ figures
@@ -628,8 +673,8 @@ def machine(device):
 
 def settings_of(args):
     """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
-    others = ("data_dir", "out_dir", "runs_dir", "judge_dir", "resume", "fresh", "log_interval",
-              "no_cuda", "run_name", "command", "flags")
+    others = ("data_dir", "out_dir", "runs_dir", "judge_dir", "resume", "fresh", "draw",
+              "log_interval", "no_cuda", "run_name", "command", "flags")
     return {name: value for name, value in vars(args).items() if name not in others}
 
 
@@ -723,8 +768,11 @@ def run(main):
 
 
 def checksum(tensors):
-    """A short name for the content of uint8 tensors, whatever their order."""
-    return f"crc32 {sum(zlib.crc32(tensor.numpy()) for tensor in tensors):x}"
+    """A short name for the content of uint8 tensors: the head of their SHA-256, in order."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.numpy())
+    return f"sha256 {digest.hexdigest()[:16]}"
 
 
 def load_state(path, device="cpu"):
@@ -804,6 +852,34 @@ def open_run(args, data, device):
     return state
 
 
+def save_weights(path, state, args):
+    """Write {name: tensor} and the run's settings for --draw, weights and biases as halves."""
+    state = {name: tensor.half() if name.endswith(("weight", "bias")) else tensor
+             for name, tensor in state.items()}
+    with replacing(path) as part, part.open("wb") as file:
+        torch.save({"settings": settings_of(args), "state": state}, file)
+
+
+def load_weights(path, args):
+    """{name: tensor} that save_weights wrote; OSError where a run of these settings wrote none."""
+    kept = load_state(path)
+    if kept is None:
+        raise OSError(f"{path} is missing: run the same command without --draw first, or fetch "
+                      "that file of this project")
+    if not isinstance(kept, dict) or kept.get("settings") != settings_of(args):
+        raise OSError(f"{path} is of other settings: run the same command without --draw first")
+    return {name: tensor.float() for name, tensor in kept["state"].items()}
+
+
+def save_picture(path, images):
+    """Write images (N, 784) in [0, 1] as PNG, 8 in a row, each pixel as 3 x 3, and say where."""
+    tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28).cpu(), pad_value=0.5)
+    tiles = tiles.repeat_interleave(3, 1).repeat_interleave(3, 2)
+    with replacing(path) as part:
+        torchvision.utils.save_image(tiles, part, format="png")
+    print(path)
+
+
 def add_file_flags(parser):
     """The flags that say where files lie and what becomes of a run that is already there."""
     group = parser.add_argument_group("files")
@@ -839,10 +915,10 @@ def parse_args(argv=None):
     group.add_argument("--recipe", choices=RECIPES, help="defaults: handout for MNIST, else best")
     group.add_argument("--hidden-dim", type=number(int, 1, 65_536), help="width of hidden layers")
     group.add_argument("--layers", type=number(int, 1, 32), help="hidden layers on each side of z")
-    group.add_argument("--latent-dim", type=number(int, 1, 4096), default=20, help="of z")
+    group.add_argument("--latent-dim", type=number(int, 1, 4096), help="of z")
     group.add_argument("--prior", choices=("normal", "mixture"),
                        help="of the samples; a mixture is fitted to the codes after training")
-    group.add_argument("--components", type=number(int, 1, 1000), default=100,
+    group.add_argument("--components", type=number(int, 1, 1000),
                        help="Gaussians of that mixture")
     group = parser.add_argument_group("training")
     group.add_argument("--beta", type=number(float, 0, 1e6), help="weight of the KL")
@@ -851,6 +927,8 @@ def parse_args(argv=None):
                        help="of the learning rate; linear: to 0 over the last 30 %% of training")
     group.add_argument("--precision", choices=("auto", "bfloat16", "float32"), default="auto",
                        help="of training's forward pass; auto: bfloat16 where the hardware has it")
+    parser.add_argument("--draw", action="store_true",
+                        help="instead, draw a finished run's samples")
     add_file_flags(parser)
     chosen = parser.parse_args(argv)  # once for the recipe, then with its defaults
     dataset = chosen.dataset
@@ -879,6 +957,10 @@ def main(argv=None):
     args = parse_args(argv)
     torch.set_flush_denormal(True)  # Adam's averages come to numbers that CPUs multiply slowly
     with own_settings():
+        if args.draw:
+            prepare_folders(args.runs_dir)
+            draw(args)
+            return
         prepare_folders(args.out_dir, args.runs_dir, args.runs_dir / args.run_name)
         device = choose_device(args.no_cuda)
         data = load_dataset(args.dataset, args.data_dir)

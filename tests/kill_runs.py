@@ -56,7 +56,7 @@ def shorten(replace=setattr):
     def few_samples(model, count, args, prior=None):
         return sample(model, min(count, 200), args, prior)
 
-    replace(gan, "draw_noise", lambda count, device: draw_noise(min(count, 200), device))
+    replace(gan, "draw_noise", lambda count, *others: draw_noise(min(count, 200), *others))
     replace(vae, "sample", few_samples)
     replace(p3_autoencoder, "DENOISER_STEPS", 50)
     replace(p3_autoencoder, "QUADRATURE_POINTS", 21)

@@ -34,8 +34,8 @@ def few_samples(monkeypatch):
     """10 000 samples show nothing that 200 do not."""
     draw_noise, sample = gan.draw_noise, vae.sample
 
-    def few(count, device):
-        return draw_noise(min(count, 200), device)
+    def few(count, *others):
+        return draw_noise(min(count, 200), *others)
 
     def few_decoded(model, count, *rest):
         return sample(model, min(count, 200), *rest)

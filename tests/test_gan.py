@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import gan
@@ -205,7 +206,7 @@ def test_classifier_pulls_the_generator_to_images_of_the_label():
 
     generator, labels = Table(torch.zeros(4, 784).tolist()), torch.tensor((0, 1, 1, 9))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gan, "draw_noise", lambda count, _: (torch.zeros(4, 784), labels))
+        patch.setattr(gan, "draw_noise", lambda *_: (torch.zeros(4, 784), labels))
         gan.train_generator(4, generator=generator, discriminator=Linear(),
                             optimizer=sgd(generator, 1.0), classifier=2.0)
     step = torch.full((4, 10), -0.1) + nn.functional.one_hot(labels, 10)
@@ -366,7 +367,8 @@ def test_rates_penalties_and_targets_reach_the_steps(monkeypatch):
     nets = gan.build(args, torch.device("cpu"))
     for precision in ("float32", "bfloat16"):
         gan.train(nets, *batch(100), args, epoch=1, iterations=10, bar=BAR, precision=precision)
-        both = {"batch": 10, "classifier": 0.3, "bfloat16": precision == "bfloat16"}
+        both = {"batch": 10, "classifier": 0.3, "bfloat16": precision == "bfloat16",
+                "num_labels": 10}
         assert seen["g"] == [{"lr": 0.2, **both}] * 10
         penalties = [step.pop("r1") for step in seen["d"]]
         assert penalties == [4.0] + [0] * 7 + [4.0, 0]
@@ -401,8 +403,7 @@ def test_defaults_of_both_architectures():
     assert (mlp.epochs, mlp.batch_size, mlp.beta1) == (24, 64, 0.9)
     assert mlp.lr_g == mlp.lr_d == 2e-4
     assert (mlp.ema, mlp.r1, mlp.classifier, mlp.label_smoothing) == (0, 0, 0, 1)
-    assert conv.classifier > 0 == settings().classifier
-    assert settings("--arch", "mlp", "--conditional").classifier == 0
+    assert conv.classifier == conv.clusters == 0  # labels alone make the Conditional GAN
     assert settings("--arch", "mlp", "--lr-g", "0.5").lr_g == 0.5
 
 
@@ -450,7 +451,8 @@ def test_ways_between_two_noises():
 def few_samples(monkeypatch):
     """60 000 samples take long, and show nothing that 200 do not."""
     real = gan.draw_noise
-    monkeypatch.setattr(gan, "draw_noise", lambda count, device: real(min(count, 200), device))
+    monkeypatch.setattr(gan, "draw_noise",
+                        lambda count, *others: real(min(count, 200), *others))
 
 
 def test_a_conditional_run(folders, tmp_path, monkeypatch, fails):
@@ -470,7 +472,7 @@ def test_a_conditional_run(folders, tmp_path, monkeypatch, fails):
     grids = [path.name for path in sorted((tmp_path / "runs" / name).iterdir())]
     assert grids == [f"samples_00{epoch}.png" for epoch in (1, 2)]
     written = {path.name for path in (tmp_path / "plots").iterdir()}
-    ends = (".json", "_samples.pdf", "_same_noise.pdf", "_interpolations.pdf")
+    ends = (".json", "_samples.pdf", "_same_noise.pdf", "_interpolations.pdf", "_weights.pt")
     assert written == {f"{name}{end}" for end in ends}
     record = json.loads((tmp_path / f"plots/{name}.json").read_text())
     judged = {f"d_{said}_{label}" for said in ("right", "wrong") for label in range(10)}
@@ -480,10 +482,83 @@ def test_a_conditional_run(folders, tmp_path, monkeypatch, fails):
     assert samples["images"].shape == (200, 28, 28) and samples["images"].dtype == np.uint8
     assert (np.bincount(samples["labels"]) == 20).all()
     assert set(samples["labels"][:10].tolist()) == set(range(10))  # of the first ones as well
+    see_the_run_drawn(flags, name, tmp_path, monkeypatch, fails)
     monkeypatch.setattr(gan, "fingerprint", lambda args: [])
     monkeypatch.setattr(gan, "train_generator", lambda *_, **__: torch.tensor(float("nan")))
     line = fails(gan, folders, 1)
     assert "epoch 1 diverged" in line and "smaller --lr-g and --lr-d" in line
+
+
+def see_the_run_drawn(flags, name, tmp_path, monkeypatch, fails):
+    """--draw shows what the run's own generator makes of the same noise, up to halves."""
+    monkeypatch.setattr(torch, "seed", lambda: torch.manual_seed(7))
+    gan.main([*flags, "--draw", "Sneaker", "bag", "t-shirt"])
+    state = torch.load(tmp_path / f"runs/{name}.pt", weights_only=True)
+    nets = gan.build(gan.parse_args(flags), torch.device("cpu"))
+    nets.average.load_state_dict(state["average"])
+    torch.manual_seed(7)
+    z, _ = gan.draw_noise(24, "cpu")
+    images = gan.evaluate(nets.average, z, torch.tensor([7, 8, 0]).repeat_interleave(8))
+    drawn = np.array(Image.open(tmp_path / f"runs/{name}_drawn.png"))[:, :, 0]
+    assert drawn.shape == (3 * 92, 3 * 242)
+    for row in range(3):
+        for column in range(8):
+            top, left = 3 * (2 + 30 * row), 3 * (2 + 30 * column)
+            tile = drawn[top:top + 84:3, left:left + 84:3].astype(float) / 127.5 - 1
+            expected = images[8 * row + column].view(28, 28).numpy()
+            assert np.abs(tile - expected).max() < 0.03
+    kept = torch.load(tmp_path / f"plots/{name}_weights.pt", weights_only=True)
+    assert {tensor.dtype for key, tensor in kept["state"].items()
+            if key.endswith(("weight", "bias"))} == {torch.float16}
+    assert "is missing: run the same command" in fails(gan, [*flags, "--seed", "3", "--draw"], 1)
+    others = [*flags, "--seed", "3", "--run-name", name, "--draw"]
+    assert "of other settings" in fails(gan, others, 1)
+    assert "classes are T-shirt/top, Trouser" in fails(gan, [*flags, "--draw", "hat"], 2)
+
+
+def test_clusters_are_those_of_their_centres():
+    torch.manual_seed(0)
+    blobs = torch.arange(12)[:, None] * 10.0 + torch.rand(12, 40)  # twelve, well apart
+    images = blobs.flatten()[torch.randperm(480)][:, None].expand(480, 784)
+    nearest, centres = gan.find_clusters(images, 12, seed=4)
+    for cluster in range(12):
+        members = images[nearest == cluster]
+        torch.testing.assert_close(centres[cluster], members.mean(0))
+    distances = (images[:, None, 0] - centres[None, :, 0]).abs()
+    assert torch.equal(nearest, distances.argmin(1))
+    assert torch.equal(gan.find_clusters(images, 12, seed=4)[0], nearest)
+
+
+def test_a_run_with_clusters_in_place_of_labels(folders, tmp_path, monkeypatch):
+    """Both nets are told clusters; samples are drawn by their frequency and carry no labels."""
+    seen = []
+    train = gan.train
+
+    def watch(nets, images, labels, args, **others):
+        if len(images) == 300:
+            seen.append(labels)
+            expected, _ = gan.find_clusters(images, 12, args.seed)
+            assert torch.equal(labels, expected)
+        return train(nets, images, labels, args, **others)
+
+    evaluate = gan.evaluate
+
+    def told(net, x, labels):
+        seen.append(labels)
+        return evaluate(net, x, labels)
+
+    few_samples(monkeypatch)
+    monkeypatch.setattr(gan, "train", watch)
+    monkeypatch.setattr(gan, "evaluate", told)
+    flags = ["--conditional", "--clusters", "12", "--no-cuda", "--epochs", "1", *folders]
+    gan.main(flags)
+    samples = np.load(tmp_path / "runs/cgan_fashion_epochs1_clusters12_samples.npz")
+    assert set(samples) == {"images"} and len(samples["images"]) == 200
+    labels, drawn = seen[0], next(told for told in seen[1:] if len(told) == 200)
+    absent = set(range(12)) - set(labels.tolist())
+    assert not absent & set(drawn.tolist()) and len(set(drawn.tolist())) > 5
+    record = json.loads((tmp_path / "plots/cgan_fashion_epochs1_clusters12.json").read_text())
+    assert "d_right_0" not in record["numbers"]
 
 
 def test_the_command_itself(folders, tmp_path, command):
@@ -501,5 +576,5 @@ def test_the_command_itself(folders, tmp_path, command):
     again = gan.fingerprint(gan.parse_args([*flags, *folders]))
     assert record["fingerprint"] == pytest.approx(again, rel=1e-6)
     written = {path.name for path in (tmp_path / "plots").iterdir()}
-    ends = (".json", "_samples.pdf", "_interpolations.pdf")
+    ends = (".json", "_samples.pdf", "_interpolations.pdf", "_weights.pt")
     assert written == {f"{name}{end}" for end in ends}

@@ -16,6 +16,7 @@ SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 HELPERS = {"STYLE", "load_dataset", "download", "read_idx", "choose_device", "own_settings",
            "prepare_folders", "is_running", "replacing", "save_figure", "machine", "settings_of",
            "write_record", "number", "folder", "named", "run"}
+OF_DRAWING = {"save_weights", "load_weights", "save_picture"}
 OF_TRAINING = {"checksum", "load_state", "restore", "save_state", "open_run", "add_file_flags"}
 TRAINING = {"vae.py", "gan.py", "p3_autoencoder.py"}
 SOURCES = {name: (ROOT / name).read_text(encoding="utf-8") for name in SCRIPTS}
@@ -41,19 +42,19 @@ def test_helpers_are_the_same_everywhere():
     texts = {}
     for script in SCRIPTS:
         for name, text in definitions(script).items():
-            if name in HELPERS | OF_TRAINING:
+            if name in HELPERS | OF_TRAINING | OF_DRAWING:
                 same = texts.setdefault(name, text) == text
                 assert same, f"{name} of {script} differs from another script's"
             if name in OF_TRAINING:
                 assert script in TRAINING, f"{script} carries {name}"
-    assert set(texts) == HELPERS | OF_TRAINING
+    assert set(texts) == HELPERS | OF_TRAINING | OF_DRAWING
 
 
 @every_script
 def test_a_script_uses_what_it_carries(script):
     used = {node.id for node in ast.walk(TREES[script]) if isinstance(node, ast.Name)
             and isinstance(node.ctx, ast.Load)}
-    assert not (HELPERS | OF_TRAINING) & set(definitions(script)) - used
+    assert not (HELPERS | OF_TRAINING | OF_DRAWING) & set(definitions(script)) - used
 
 
 @every_script
@@ -223,7 +224,7 @@ def settings_in(name, script, actions):
 def test_a_runs_name_states_its_settings(name, monkeypatch, capsys):
     """So two settings never share a name; what decides no result is not in it."""
     script, chance = importlib.import_module(name), random.Random(1)
-    files = ("run_name", "data_dir", "out_dir", "runs_dir", "resume", "fresh")
+    files = ("run_name", "data_dir", "out_dir", "runs_dir", "resume", "fresh", "draw")
     actions = [action for action in flags_of(script, monkeypatch) if action.dest not in files]
     settings_of_name, tried = {}, 0
     while tried < 600:
@@ -246,7 +247,7 @@ def test_a_runs_name_states_its_settings(name, monkeypatch, capsys):
     ("vae", "", "vae_mnist"), ("vae", "--dataset fashion --beta 0.050", "vae_fashion_beta0.05"),
     ("vae", "--seed 2 --lr 1e-5 --beta 2.0", "vae_mnist_lr1e-05_beta2_seed2"),
     ("vae", "--dataset fashion --recipe handout", "vae_fashion_handout"),
-    ("vae", "--dataset fashion --recipe best --beta 0.75 --log-interval 5", "vae_fashion"),
+    ("vae", "--dataset fashion --recipe best --beta 0.020 --log-interval 5", "vae_fashion"),
     ("gan", "--seed 3 --lr-g 0.0002", "gan_fashion_lr-g0.0002_seed3"),
     ("gan", "--arch mlp --conditional --beta1 0.5", "cgan_mlp_fashion_beta1-0.5"),
     ("gan", "--updates 5000 --arch mlp --r1 10", "gan_mlp_fashion_updates5000_r1-10"),
@@ -263,7 +264,10 @@ def bad_values(script, monkeypatch):
     """For every flag of a script, command lines that are wrong usage."""
     for action in flags_of(script, monkeypatch):
         flag = action.option_strings[-1]
-        yield [f"{flag}=yes"] if action.nargs == 0 else [flag]  # a switch takes no value
+        if action.nargs == 0:
+            yield [f"{flag}=yes"]  # a switch takes no value
+        elif action.nargs != "*":
+            yield [flag]
         if action.choices:
             yield from ([flag, value] for value in ("", "nothing of the kind", "-1"))
         if kind_of(action):
@@ -292,7 +296,8 @@ BY_HAND = {  # bounds, flags together, abbreviations, words that are no flag
     "gan.py": ["--epochs 0", "--batch-size 0", "--batch-size 60001", "--lr-g 0", "--lr-d 0",
                "--g-steps 0", "--d-steps 0", "--beta1 1", "--label-smoothing 2",
                "--label-smoothing 0", "--ema 1", "--classifier 0.1", "--run-name ../up",
-               "--classifier 0.1 --conditional --arch mlp", "--g-step 2", "file.txt",
+               "--classifier 0.1 --conditional --arch mlp", "--clusters 20", "--draw bag",
+               "--clusters 9 --conditional", "--conditional --draw hat", "--g-step 2", "file.txt",
                "--resume --fresh", "--conditional --arch mlp --dataset mnist --epochs 99 "
                "--lr-g 0.000123 --lr-d 0.000456 --updates 123456 --g-steps 12 --d-steps 12 "
                "--beta1 0.123 --label-smoothing 0.789 --ema 0.123 --r1 0.123 --seed 123456"],

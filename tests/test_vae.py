@@ -159,11 +159,11 @@ def test_the_command_writes_everything(folders, command, tmp_path):
     assert record["settings"]["layers"] == 2 and record["settings"]["recipe"] == "best"
     assert record["settings"]["seed"] == 1 and record["seconds"] > 0
     assert "vae.py --dataset fashion --epochs 2" in record["command"]
-    assert record["precision"] in ("float32", "bfloat16") and record["data"].startswith("crc32 ")
+    assert record["precision"] in ("float32", "bfloat16") and record["data"].startswith("sha256 ")
     machine, = record["machines"]
     assert machine["processor"] and machine["threads"] == 1
     assert set(machine["versions"]) == {"torch", "torchvision", "numpy", "matplotlib"}
-    weights = vae.VAE(512, 2, 2).parameters()
+    weights = vae.VAE(1024, 2, 2).parameters()
     assert record["parameters"] == {"vae": sum(weight.numel() for weight in weights)}
     again = vae.fingerprint(vae.parse_args([*map(str, flags), *folders]))
     assert record["fingerprint"] == pytest.approx(again, rel=1e-6)
@@ -178,7 +178,7 @@ def test_the_command_writes_everything(folders, command, tmp_path):
 
     written = {path.name for path in (tmp_path / "plots").iterdir()}
     ends = (".json", "_curves.pdf", "_reconstructions.pdf", "_samples.pdf", "_interpolations.pdf",
-            "_traversals.pdf", "_manifold.pdf")
+            "_traversals.pdf", "_manifold.pdf", "_weights.pt")
     assert written == {name + end for end in ends}
     grids = [tmp_path / f"runs/{name}/reconstructions_00{epoch}.png" for epoch in (1, 2)]
     first, last = (np.array(Image.open(path)) for path in grids)
@@ -186,6 +186,34 @@ def test_the_command_writes_everything(folders, command, tmp_path):
     # the same inputs, other reconstructions
     assert (first[:30] == last[:30]).all() and (first[30:] != last[30:]).any()
     assert (first[2:30, 2:30, 0] == test_set[0].numpy()).all()
+
+
+def test_a_run_is_drawn_from_its_weights(folders, tmp_path, monkeypatch, fails):
+    """--draw shows what the run's own decoder makes of the same codes, up to halves."""
+    flags = ["--epochs", "1", "--latent-dim", "5", "--recipe", "best", *folders]
+    name = "vae_mnist_best_epochs1_latent-dim5"
+    mixtures, fit_mixture = [], vae.fit_mixture
+    monkeypatch.setattr(vae, "fit_mixture", lambda codes, count: mixtures.append(
+        fit_mixture(codes, 20)) or mixtures[-1])
+    assert "is missing: run the same command" in fails(vae, [*flags, "--draw"], 1)
+    vae.main(flags)
+    monkeypatch.setattr(torch, "seed", lambda: torch.manual_seed(7))
+    vae.main([*flags, "--draw"])
+    model = vae.VAE(1024, 2, 5)
+    state = torch.load(tmp_path / f"runs/{name}.pt", weights_only=True)
+    model.load_state_dict(state["model"])
+    torch.manual_seed(7)
+    codes = vae.sample_mixture(mixtures[0], 64)
+    with torch.no_grad():
+        images = model.decode(codes).sigmoid()
+    tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28), pad_value=0.5)[0].numpy()
+    drawn = np.array(Image.open(tmp_path / f"runs/{name}_drawn.png"))[::3, ::3, 0]
+    assert np.abs(drawn / 255.0 - tiles).max() < 0.02
+    path = tmp_path / f"plots/{name}_weights.pt"
+    kept = torch.load(path, weights_only=True)
+    assert not [key for key in kept["state"] if key.startswith(("fc1", "fc2", "deeper_enc"))]
+    path.write_bytes(b"cut")
+    assert "damaged" in fails(vae, [*flags, "--draw"], 1)
 
 
 def test_recipes_are_sets_of_defaults():
