@@ -12,6 +12,7 @@ Scores name it by a SHA-256 and can be compared where they name the same one. A 
 its samples alone; beside its record come
     <run>_scores.json          numbers and the judge's confusion counts
     <run>_sheet.pdf            the first ten images of every class that the judge sees
+    <run>_strip.pdf            the first sixteen images
     <run>_neighbours.pdf       the images nearest to a training image, over that image
 and of the other commands judge_<dataset>.json, p5_planted_<dataset>.json and <run>_cas.json.
 
@@ -759,12 +760,16 @@ def pair_up(images, distance, index, training):
     return torch.stack((samples, neighbours), 1).view(60, 28, 28)
 
 
-def draw_tiles(path, images, names):
-    """Images uint8 (N, 28, 28), 10 to a row, on a fixed grey scale; `names` beside the rows."""
-    rows = len(images) // 10
-    figure = Figure(figsize=(3.25, 0.1 + 0.26 * rows))
+def draw_tiles(path, images, names, columns=10, width=3.4):
+    """Images uint8 (N, 28, 28) on a fixed grey scale, in rows of `columns`, with their `names`.
+
+    The figure is `width` inches wide, of which names take half an inch.
+    """
+    rows = len(images) // columns
+    side = (width - (0.55 if names else 0)) / columns  # of an image, in inches
+    figure = Figure(figsize=(width, 0.05 + side * rows))
     axes = figure.subplots()
-    tiles = torchvision.utils.make_grid(images[:, None].cpu(), nrow=10, pad_value=128)[0]
+    tiles = torchvision.utils.make_grid(images[:, None].cpu(), nrow=columns, pad_value=128)[0]
     axes.imshow(tiles.numpy(), vmin=0, vmax=255, interpolation="nearest")
     axes.set(frame_on=False, xticks=[])
     axes.set_yticks(range(16, 16 + 30 * rows, 30), names)
@@ -937,6 +942,8 @@ def score_run(args, rulers):
         draw_tiles(path.with_name(f"{name}_sheet.pdf"), result.sheet, CLASSES[dataset])
         draw_tiles(path.with_name(f"{name}_neighbours.pdf"), result.pairs,
                    ["image", "nearest"] * 3)
+        strip = images[:16]
+        draw_tiles(path.with_name(f"{name}_strip.pdf"), strip, [], len(strip), width=4.0)
     headline = ["cas"] if args.cas else ["frechet"]
     write_record(path, args, [machine(ruler.device)], numbers, headline, **fields,
                  seconds=time.perf_counter() - start, curves=curves)

@@ -4,11 +4,12 @@
 
 A family is one command with several seeds: FAMILIES names the run of seed 1, and <run>_seed<k> is
 that of seed k. Read are the runs' records and the scores that p5_compare.py wrote beside them, all
-under plots/ and all by one judge. Two families are compared on the seeds that both have, pair by
-pair: one seed stands for the same order of the images and, where the nets are the same, for the
-same first weights. Intervals are Student's, at 95 %; Frechet distances are compared as ratios, by
-their logarithms, and "times real images" takes in the error of that unit too. It writes
-    plots/p5_seeds.json     {"<family>/<measure>/mean": number}, also sd, low, high, change,
+under plots/ and all by one judge; a family without scores is left out. Two families are compared on
+the seeds that both have, pair by pair: one seed stands for the same order of the images and, where
+the nets are the same, for the same first weights. Intervals are Student's, at 95 %; Frechet
+distances are compared as ratios, by their logarithms, and "times real images" takes in the error of
+that unit too. A single seed has no interval. It writes
+    plots/p5_seeds.json     {"<family>/<measure>/mean": number}, also count, sd, low, high, change,
                             change_low and change_high
     plots/p5_seeds_*.pdf    figures
 """
@@ -40,66 +41,92 @@ from matplotlib.figure import Figure
 HERE = Path(__file__).resolve().parent
 
 FAMILIES = {  # label in the report: the run of seed 1
-    # 5.3: schemes of the handed-out nets
-    "sweep_base": "gan_mlp_fashion_updates5000_beta1-0.5",
-    "sweep_d1_g4": "gan_mlp_fashion_lr-g0.0004_lr-d0.0001_updates5000_beta1-0.5",
-    "sweep_d1_g2": "gan_mlp_fashion_lr-g0.000282843_lr-d0.000141421_updates5000_beta1-0.5",
-    "sweep_d2_g1": "gan_mlp_fashion_lr-g0.000141421_lr-d0.000282843_updates5000_beta1-0.5",
-    "sweep_d4_g1": "gan_mlp_fashion_lr-g0.0001_lr-d0.0004_updates5000_beta1-0.5",
-    "sweep_g_2": "gan_mlp_fashion_updates5000_g-steps2_beta1-0.5",
-    "sweep_g_5": "gan_mlp_fashion_updates5000_g-steps5_beta1-0.5",
-    "sweep_d_2": "gan_mlp_fashion_updates5000_d-steps2_beta1-0.5",
-    "sweep_d_5": "gan_mlp_fashion_updates5000_d-steps5_beta1-0.5",
-    "sweep_beta1_0": "gan_mlp_fashion_updates5000_beta1-0",
-    "sweep_beta1_09": "gan_mlp_fashion_updates5000",
-    "sweep_batch_256": "gan_mlp_fashion_batch-size256_updates5000_beta1-0.5",
-    "sweep_smoothing": "gan_mlp_fashion_updates5000_beta1-0.5_label-smoothing0.9",
-    # 5.5: labels, and 4.3: the prior
+    # 5.3: schemes of the convolutional nets, of 4000 updates of both together
+    "scheme_base": "gan_fashion_updates4000",
+    "scheme_d4_g1": "gan_fashion_lr-g0.0005_lr-d0.002_updates4000",
+    "scheme_d1_g4": "gan_fashion_lr-g0.002_lr-d0.0005_updates4000",
+    "scheme_low": "gan_fashion_lr-g0.0002_lr-d0.0002_updates4000",
+    "scheme_high": "gan_fashion_lr-g0.005_lr-d0.005_updates4000",
+    "scheme_g_2": "gan_fashion_updates4000_g-steps2",
+    "scheme_g_5": "gan_fashion_updates4000_g-steps5",
+    "scheme_d_2": "gan_fashion_updates4000_d-steps2",
+    "scheme_d_5": "gan_fashion_updates4000_d-steps5",
+    "scheme_beta1_05": "gan_fashion_updates4000_beta1-0.5",
+    "scheme_beta1_09": "gan_fashion_updates4000_beta1-0.9",
+    "scheme_batch_256": "gan_fashion_batch-size256_updates4000",
+    "scheme_no_ema": "gan_fashion_updates4000_ema0",
+    "scheme_no_r1": "gan_fashion_updates4000_r1-0",
+    "scheme_no_convolutions":
+        "gan_mlp_fashion_lr-g0.001_lr-d0.001_updates4000_beta1-0_ema0.995_r1-0.5",
+    # 5.2, 5.3: the handed-out nets at full length
+    "handed_out": "gan_mlp_fashion",
+    "handed_out_beta1_05": "gan_mlp_fashion_beta1-0.5",
+    "handed_out_g_5": "gan_mlp_fashion_g-steps5",
+    "handed_out_conditional": "cgan_mlp_fashion",
+    # 5.5: labels, at 4000 updates and at full length; and 4.3: the prior
+    "short_labels": "cgan_fashion_updates4000",
+    "short_clusters_10": "cgan_fashion_clusters10_updates4000",
+    "short_clusters_50": "cgan_fashion_clusters50_updates4000",
+    "short_classifier": "cgan_fashion_updates4000_classifier0.05",
     "gan_fashion": "gan_fashion",
     "cgan_fashion": "cgan_fashion",
+    "clusters_50": "cgan_fashion_clusters50",
+    "classifier": "cgan_fashion_classifier0.05",
+    "double_gan": "gan_fashion_epochs16",
+    "double_labels": "cgan_fashion_epochs16",
     "normal_vae_fashion": "normal_vae_fashion",
     "vae_fashion": "vae_fashion",
-    # short runs of the VAE and of the Conditional GAN: whole, and with one part taken away
-    "normal_lever_vae_whole": "normal_vae_fashion_epochs10_warmup5",
-    "lever_cgan_whole": "cgan_fashion_epochs1",
-    "lever_cgan_no_labels": "gan_fashion_epochs1",
-    "lever_cgan_no_convolutions":
-        "cgan_mlp_fashion_epochs1_lr-g0.001_lr-d0.001_beta1-0_ema0.995_r1-0.5",
-    "lever_cgan_no_classifier": "cgan_fashion_epochs1_classifier0",
-    "lever_cgan_no_ema": "cgan_fashion_epochs1_ema0",
-    "lever_cgan_no_r1": "cgan_fashion_epochs1_r1-0",
-    "lever_cgan_low_rate": "cgan_fashion_epochs1_lr-g0.0002_lr-d0.0002",
-    "lever_vae_whole": "vae_fashion_epochs10_warmup5",
-    "lever_vae_full_weight": "vae_fashion_epochs10_beta1_warmup5",
-    "lever_vae_no_warmup": "vae_fashion_epochs10_warmup0",
-    "lever_vae_one_layer": "vae_fashion_epochs10_layers1_warmup5",
-    "lever_vae_constant_rate": "vae_fashion_epochs10_warmup5_scheduleconstant",
-    "lever_vae_batch_128": "vae_fashion_epochs10_batch-size128_warmup5",
+    "lowest": "vae_fashion_lowest",
+    "vae_handout": "vae_fashion_handout_epochs20",
+    "vae_handout_long": "vae_fashion_handout_epochs60",
+    # 4.3: the VAE in a quarter of its length: whole, and with one setting changed
+    "short_vae": "vae_fashion_epochs15_warmup7",
+    "normal_short_vae": "normal_vae_fashion_epochs15_warmup7",
+    "vae_beta_1": "vae_fashion_epochs15_beta1_warmup7",
+    "normal_vae_beta_1": "normal_vae_fashion_epochs15_beta1_warmup7",
+    "vae_beta_02": "vae_fashion_epochs15_beta0.2_warmup7",
+    "normal_vae_beta_02": "normal_vae_fashion_epochs15_beta0.2_warmup7",
+    "vae_beta_0002": "vae_fashion_epochs15_beta0.002_warmup7",
+    "normal_vae_beta_0002": "normal_vae_fashion_epochs15_beta0.002_warmup7",
+    "vae_beta_0": "vae_fashion_epochs15_beta0_warmup7",
+    "normal_vae_beta_0": "normal_vae_fashion_epochs15_beta0_warmup7",
+    "vae_latent_2": "vae_fashion_epochs15_latent-dim2_warmup7",
+    "vae_latent_8": "vae_fashion_epochs15_latent-dim8_warmup7",
+    "vae_latent_64": "vae_fashion_epochs15_latent-dim64_warmup7",
+    "vae_rate_low": "vae_fashion_epochs15_lr0.0002_warmup7",
+    "vae_rate_high": "vae_fashion_epochs15_lr0.005_warmup7",
+    "vae_constant_rate": "vae_fashion_epochs15_warmup7_scheduleconstant",
+    "vae_no_warmup": "vae_fashion_epochs15_warmup0",
+    "vae_hidden_512": "vae_fashion_epochs15_hidden-dim512_warmup7",
+    "vae_one_layer": "vae_fashion_epochs15_layers1_warmup7",
+    "vae_batch_256": "vae_fashion_epochs15_batch-size256_warmup7",
+    "vae_components_10": "vae_fashion_epochs15_components10_warmup7",
 }
 TRAINED_AS = {  # families of other samples of the same nets: the family whose records say how
-    "normal_vae_fashion": "vae_fashion",
-    "normal_lever_vae_whole": "lever_vae_whole",
-}
+    label: label.removeprefix("normal_") for label in FAMILIES if label.startswith("normal_")}
 SCHEMES = {  # 5.3: their names in the figure
-    "sweep_base": "base", "sweep_d1_g4": "rates D : G 1 : 4", "sweep_d1_g2": "rates D : G 1 : 2",
-    "sweep_d2_g1": "rates D : G 2 : 1", "sweep_d4_g1": "rates D : G 4 : 1",
-    "sweep_g_2": "steps D : G 1 : 2", "sweep_g_5": "steps D : G 1 : 5",
-    "sweep_d_2": "steps D : G 2 : 1", "sweep_d_5": "steps D : G 5 : 1", "sweep_beta1_0": "beta1 0",
-    "sweep_beta1_09": "beta1 0.9, handed out", "sweep_batch_256": "batch 256",
-    "sweep_smoothing": "label smoothing 0.9",
+    "scheme_base": "base", "scheme_d4_g1": "rates D : G 4 : 1", "scheme_d1_g4": "rates D : G 1 : 4",
+    "scheme_low": "both rates a fifth", "scheme_high": "both rates fivefold",
+    "scheme_g_2": "steps D : G 1 : 2", "scheme_g_5": "steps D : G 1 : 5",
+    "scheme_d_2": "steps D : G 2 : 1", "scheme_d_5": "steps D : G 5 : 1",
+    "scheme_beta1_05": "beta1 0.5", "scheme_beta1_09": "beta1 0.9",
+    "scheme_batch_256": "batch 256", "scheme_no_ema": "no average of G",
+    "scheme_no_r1": "no R1 penalty", "scheme_no_convolutions": "fully connected nets",
 }
 COMPARED = {  # a base: the families that differ from it in one point
-    "sweep_base": [label for label in SCHEMES if label != "sweep_base"],
-    "gan_fashion": ["cgan_fashion"],
+    "scheme_base": [*(label for label in SCHEMES if label != "scheme_base"), "short_labels",
+                    "short_clusters_10", "short_clusters_50"],
+    "short_labels": ["short_classifier"],
+    "gan_fashion": ["cgan_fashion", "clusters_50", "double_gan"],
+    "cgan_fashion": ["classifier", "double_labels"],
+    "handed_out": ["handed_out_beta1_05", "handed_out_g_5", "handed_out_conditional"],
     "normal_vae_fashion": ["vae_fashion"],
-    "lever_cgan_whole": ["lever_cgan_no_classifier", "lever_cgan_no_ema", "lever_cgan_no_r1",
-                         "lever_cgan_low_rate"],
-    "lever_cgan_no_classifier": ["lever_cgan_no_labels",  # these two have no classifier either
-                                 "lever_cgan_no_convolutions"],
-    "lever_vae_whole": ["normal_lever_vae_whole", "lever_vae_full_weight", "lever_vae_no_warmup",
-                        "lever_vae_one_layer", "lever_vae_constant_rate", "lever_vae_batch_128"],
+    "short_vae": ["normal_short_vae",
+                  *(label for label in FAMILIES if label.startswith("vae_")
+                    and label not in ("vae_fashion", "vae_handout", "vae_handout_long"))],
 }
 BASE_OF = {label: base for base, labels in COMPARED.items() for label in labels}
+NEEDED = ("scheme_base", "gan_fashion", "cgan_fashion", "vae_fashion")  # without them no figure
 REAL = "real_fashion"  # whose distance is the unit of "times real images"
 YARDSTICK = "vae_fashion_handout_epochs20"  # the run whose distance is the unit of the yardstick
 MEASURES = (
@@ -113,10 +140,14 @@ SHOWN = {  # of 5.5 and 5.6: runs whose class shares are drawn
 }
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
            "boot")
-SWINGS = {
-    "gan_mlp_fashion": "beta1 0.9, batch 64",
-    "gan_mlp_fashion_batch-size256_beta1-0.5": "beta1 0.5, batch 256",
-    "gan_mlp_fashion_beta1-0": "beta1 0, batch 64",
+LENGTHS = {  # 5.3: families of one scheme and more and more updates
+    "GAN": ("scheme_base", "gan_fashion", "double_gan"),
+    "Conditional GAN": ("short_labels", "cgan_fashion", "double_labels"),
+    "handed-out GAN": ("handed_out",),
+    "handed-out, steps 1 : 5": ("handed_out_g_5",),
+}
+WEIGHTS = {  # 4.3: families by their weight of the KL
+    1.0: "vae_beta_1", 0.2: "vae_beta_02", 0.02: "short_vae", 0.002: "vae_beta_0002",
 }
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % quantiles of
 #                                                        Student's distribution, 1 to 9 degrees
@@ -153,7 +184,7 @@ def find_record(run, plots):
 
 
 def curve_of(run, name, plots):
-    """A curve of a run's record, a value for each epoch."""
+    """A curve of a run's record."""
     path = find_record(run, plots)
     try:
         return read_record(path)["curves"][name]
@@ -206,10 +237,12 @@ def read_families(plots):
     families = {}
     for label, run in FAMILIES.items():
         seeds = seeds_of(label, plots)
-        if len(seeds) < 2:
-            path = find_record(f"{run}_scores", plots)
-            raise to_be_made(path, f"and those of {run}_seed<k> are {len(seeds)} of the 2 to "
-                                   f"{len(STUDENT) + 1} that {label} takes")
+        if not seeds and label in NEEDED:
+            raise to_be_made(find_record(f"{run}_scores", plots), f"and those of {run}_seed<k> are "
+                                                                  f"missing, which are {label}")
+        if not seeds:
+            print(f"{label} is left out: {run}* has no scores; `python report/run.py` makes them")
+            continue
         try:
             families[label] = {seed: measures_of(label, seed, plots, judge) for seed in seeds}
         except KeyError as error:
@@ -237,12 +270,17 @@ def paired(values, others):
 
 
 def change(family, base, measure):
-    """paired() of two families on the seeds of both; of Frechet distances a factor, by the log."""
+    """paired() of two families on the seeds of both; of Frechet distances a factor, by the log.
+
+    Where they share one seed, there is the change alone and no interval.
+    """
     seeds = sorted(family.keys() & base.keys())
-    pair = np.stack((column(family, measure, seeds), column(base, measure, seeds)))  # (2, S)
-    if "frechet" in measure:
-        return np.exp(paired(*np.log(pair)))
-    return paired(*pair)
+    values, others = (column(each, measure, seeds) for each in (family, base))  # (S,)
+    factors = "frechet" in measure
+    if factors:
+        values, others = np.log((values, others))
+    found = paired(values, others) if len(seeds) > 1 else values - others
+    return np.exp(found) if factors else found
 
 
 def times_real(values, unit_error):
@@ -262,22 +300,21 @@ def summarise(families, unit_error):
     numbers = {}
     for label, family in families.items():
         numbers[f"{label}/count"] = len(family)
-        base = families[BASE_OF[label]] if label in BASE_OF else None
+        base = families.get(BASE_OF.get(label), {})
+        shared = family.keys() & base.keys()
         for measure in MEASURES:
             if measure not in family[min(family)]:
                 continue
             values = column(family, measure)
-            numbers[f"{label}/{measure}/mean"] = values.mean().item()
-            numbers[f"{label}/{measure}/sd"] = values.std(ddof=1).item()
-            if measure == "frechet_ratio":
-                low, high = times_real(values, unit_error)
-                numbers[f"{label}/{measure}/low"] = low
-                numbers[f"{label}/{measure}/high"] = high
-            if base is not None and measure in base[min(base)]:
-                middle, low, high = change(family, base, measure).tolist()
-                numbers[f"{label}/{measure}/change"] = middle
-                numbers[f"{label}/{measure}/change_low"] = low
-                numbers[f"{label}/{measure}/change_high"] = high
+            found = {"mean": values.mean()}
+            if len(values) > 1:
+                found["sd"] = values.std(ddof=1)
+            if measure == "frechet_ratio" and len(values) > 1:
+                found["low"], found["high"] = times_real(values, unit_error)
+            if shared and measure in base[min(base)]:
+                names = ("change", "change_low", "change_high")
+                found |= zip(names, change(family, base, measure))
+            numbers |= {f"{label}/{measure}/{name}": float(value) for name, value in found.items()}
     return numbers
 
 
@@ -293,33 +330,72 @@ def fingerprint(args):
 
 
 # ------------------------------------------------------------------------------------ figures
-def draw_schemes(path, families, swings):
-    """Every scheme's runs, one mark a seed; beside them mean D {title: a value for each epoch}."""
+def draw_schemes(path, families):
+    """Every scheme's runs, one mark a seed; the line is the base's mean."""
     def best_last(label):
         return -column(families[label], "frechet_ratio").mean()
 
-    labels = sorted(SCHEMES, key=best_last)  # upwards: the best on top
-    figure = Figure(figsize=(6.5, 2.3))
-    panels = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.4))
-    columns = (("Frechet / real", ["frechet_ratio"]), ("smallest share [%]", ["smallest_share"]),
-               ("mean D at the end", ["d_real", "d_fake"]))
+    labels = sorted(SCHEMES.keys() & families.keys(), key=best_last)  # upwards: the best on top
+    figure = Figure(figsize=(6.9, 0.5 + 0.17 * len(labels)))
+    panels = figure.subplots(1, 4)
+    columns = (("Frechet / real", ["frechet_ratio"]), ("precision", ["precision"]),
+               ("recall", ["recall"]), ("mean D at the end", ["d_real", "d_fake"]))
     for axes, (title, measures) in zip(panels, columns):
         for height, label in enumerate(labels):
             for mark, measure in zip("ox", measures):
                 values = column(families[label], measure)
-                if measure == "smallest_share":
-                    values = 100 * values
                 axes.plot(values, [height] * len(values), mark, markersize=3, alpha=0.7,
-                          color="C3" if label == "sweep_base" else "k")
+                          color="C3" if label == "scheme_base" else "k")
+        if len(measures) == 1:
+            middle = column(families["scheme_base"], measures[0]).mean()
+            axes.axvline(middle, color="C3", linewidth=0.6)
         axes.set(xlabel=title, yticks=range(len(labels)), yticklabels=[""] * len(labels))
         axes.grid(axis="y", linewidth=0.3)
     panels[0].set_yticklabels([SCHEMES[label] for label in labels])
-    panels[0].set_xticks((600, 1000, 1400))
-    panels[2].set(xlim=(0, 1), xticks=(0, 0.5, 1))
-    for style, (title, values) in zip((":", "--", "-"), swings.items()):
-        panels[3].plot(range(1, len(values) + 1), values, style, color="k", label=title)
-    panels[3].set(xlabel="epoch", ylabel="mean D, generated images", ylim=(0, 1))
-    panels[3].legend(fontsize=6, handlelength=1.5, loc="upper right")
+    panels[0].set_xscale("log")
+    for axes in panels[1:]:
+        axes.set(xlim=(0, 1), xticks=(0, 0.5, 1))
+    save_figure(figure, path)
+
+
+def draw_lengths(path, families):
+    """Distance and recall against the updates of both nets together, a mark for each length."""
+    figure = Figure(figsize=(6.9, 2.0))
+    panels = figure.subplots(1, 2)
+    for (title, labels), style in zip(LENGTHS.items(), ("o-", "s--", "^", "v")):
+        there = [families[label] for label in labels if label in families]
+        updates = [column(family, "g_updates").mean() + column(family, "d_updates").mean()
+                   for family in there]
+        for axes, measure in zip(panels, ("frechet_ratio", "recall")):
+            means = [column(family, measure).mean() for family in there]
+            axes.plot(updates, means, style, markersize=4, label=title)
+    for axes, title in zip(panels, ("Frechet / real", "recall")):
+        axes.set(xscale="log", xlabel="updates of both nets", ylabel=title)
+    panels[0].set_yscale("log")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    save_figure(figure, path)
+
+
+def draw_weights(path, families):
+    """What the weight of the KL gives and takes: nats, and images of both priors."""
+    weights = [weight for weight, label in WEIGHTS.items() if label in families]
+    fitted = [families[WEIGHTS[weight]] for weight in weights]
+    normal = [families[f"normal_{WEIGHTS[weight]}"] for weight in weights]
+    figure = Figure(figsize=(6.9, 2.0))
+    panels = figure.subplots(1, 3)
+    losses = {"prior N(0, I)": ("test_loss", "o-"), "fitted mixture": ("mixture_test_loss", "s--"),
+              "reconstruction alone": ("test_reconstruction", "^:")}
+    for title, (measure, style) in losses.items():
+        means = [column(family, measure).mean() for family in fitted]
+        panels[0].plot(weights, means, style, markersize=4, label=title)
+    for axes, measure in zip(panels[1:], ("frechet_ratio", "recall")):
+        for group, style in ((normal, "o-"), (fitted, "s--")):
+            means = [column(family, measure).mean() for family in group]
+            axes.plot(weights, means, style, markersize=4)
+    titles = ("nats per test image", "Frechet / real", "recall")
+    for axes, title in zip(panels, titles):
+        axes.set(xscale="log", xlabel="weight of the KL", ylabel=title)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     save_figure(figure, path)
 
 
@@ -327,7 +403,7 @@ def draw_pairs(path, families):
     """The same seed without and with labels, joined by a line."""
     without, with_labels = families["gan_fashion"], families["cgan_fashion"]
     seeds = sorted(without.keys() & with_labels.keys())
-    figure = Figure(figsize=(6.5, 1.9))
+    figure = Figure(figsize=(6.9, 1.9))
     titles = {"frechet_ratio": "Frechet distance / real", "precision": "precision",
               "recall": "recall", "tv": "total variation"}
     for axes, (measure, title) in zip(figure.subplots(1, 4), titles.items()):
@@ -342,7 +418,7 @@ def draw_shares(path, scores):
 
     scores: {title: {measure: value}}.
     """
-    figure = Figure(figsize=(6.5, 2.9))
+    figure = Figure(figsize=(6.9, 2.9))
     panels = figure.subplots(2, 1, sharex=True, sharey=True)
     for axes, kind, label in zip(panels, ("share", "corrected"), ("judged", "corrected")):
         axes.axhline(10, color="0.6", linewidth=0.8, label="uniform")
@@ -365,7 +441,7 @@ def draw_confusion(path, tables):
 
     tables: {title: counts (10, 10)}.
     """
-    figure = Figure(figsize=(3.25 * len(tables), 3.2))
+    figure = Figure(figsize=(3.45 * len(tables), 3.3))
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
     for axes, (title, counts) in zip(panels, tables.items()):
         percent = 100 * counts / counts.sum(1, keepdims=True).clip(1)
@@ -577,22 +653,21 @@ def main(argv=None):
         unit_error = scores["real"]["frechet_se"] / scores["real"]["frechet"]
         numbers = summarise(families, unit_error)
         numbers["real/unit_error"] = unit_error
-        for label in FAMILIES:
-            if label not in SCHEMES:
-                means = (f"{measure} {numbers[f'{label}/{measure}/mean']:.3f}"
-                         for measure in ("frechet_ratio", "precision", "recall", "c2st", "tv"))
-                print(f"{label:26}", *means)
+        for label in families:
+            means = (f"{measure} {numbers[f'{label}/{measure}/mean']:.3f}"
+                     for measure in ("frechet_ratio", "precision", "recall", "c2st", "tv"))
+            print(f"{label:26}", *means)
 
         stem = f"{args.out_dir / args.run_name}"
-        swings = {title: curve_of(run, "d_fake", args.out_dir) for run, title in SWINGS.items()}
-        draw_schemes(Path(f"{stem}_schemes.pdf"), families, swings)
+        draw_schemes(Path(f"{stem}_schemes.pdf"), families)
+        draw_lengths(Path(f"{stem}_lengths.pdf"), families)
+        draw_weights(Path(f"{stem}_weights.pdf"), families)
         draw_pairs(Path(f"{stem}_pairs.pdf"), families)
         draw_shares(Path(f"{stem}_shares.pdf"), scores)
         asked = {title: np.array(curve_of(f"{run}_scores", "confusion", args.out_dir))
                  for run, title in SHOWN.items() if "agreement" in scores[title]}
         draw_confusion(Path(f"{stem}_confusion.pdf"), asked)
-        headline = [f"{label}/frechet_ratio/mean"
-                    for label in ("vae_fashion", "gan_fashion", "cgan_fashion")]
+        headline = [f"{label}/frechet_ratio/mean" for label in SHOWN if label in families]
         write_record(Path(f"{stem}.json"), args, [machine(torch.device("cpu"))], numbers, headline,
                      judge=read_record(args.out_dir / "judge_fashion.json")["judge"],
                      fingerprint=fingerprint(args), seconds=time.perf_counter() - start, curves={})

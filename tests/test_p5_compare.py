@@ -390,7 +390,8 @@ def test_two_threads_score_as_one(scored, home, tmp_path, capsys):
     for c in range(10):
         assert again[f"share_{c}"] == pytest.approx(first[f"share_{c}"], abs=1e-3)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "skewed_mnist_scores.json", "skewed_mnist_sheet.pdf", "skewed_mnist_neighbours.pdf"}
+        "skewed_mnist_scores.json", "skewed_mnist_sheet.pdf", "skewed_mnist_neighbours.pdf",
+        "skewed_mnist_strip.pdf"}
 
 
 SHORT = """import sys; sys.path.insert(0, sys.argv.pop(1))
@@ -406,7 +407,8 @@ def test_two_at_once_end_well(home, tmp_path):
         assert "noise_mnist has 60 images" in child.communicate(timeout=240)[0]
         assert child.returncode == 0
     assert {path.name for path in tmp_path.iterdir()} == {
-        "noise_mnist_scores.json", "noise_mnist_sheet.pdf", "noise_mnist_neighbours.pdf"}
+        "noise_mnist_scores.json", "noise_mnist_sheet.pdf", "noise_mnist_neighbours.pdf",
+        "noise_mnist_strip.pdf"}
 
 
 def test_scores_stand_beside_the_record_of_their_run(home, tmp_path):

@@ -26,6 +26,7 @@ def drawn(names):
 
 SCORES = {(family, seed): drawn(MEASURED) for family in p5_seeds.FAMILIES
           for seed in ((1, 2, 3, 4) if family in FOUR else (1, 2, 3))}
+SCORES["vae_handout", 1]["frechet"] = 0.5  # the yardstick
 for key in SCORES:
     SCORES[key]["c2st"] = 0.75
     if "cgan" in key[0]:
@@ -64,14 +65,10 @@ def plots(tmp_path):
             continue  # samples of a run that has a record under its own name
         numbers = dict.fromkeys(("d_real", "d_fake", "g_updates", "d_updates"), seed / 10)
         if run.startswith("vae"):
-            numbers = {"test_loss": 200 + seed}
+            numbers = {"test_loss": 200 + seed, "mixture_test_loss": 190, "test_reconstruction": 180}
         (path_of(plots, run) / f"{run}.json").write_text(json.dumps({"numbers": numbers}))
     write_scores(plots, "real_fashion", drawn(MEASURED) | dict.fromkeys(ASKED, 0.95) | REAL)
-    write_scores(plots, p5_seeds.YARDSTICK, {"frechet": 0.5})
     write_scores(plots, "gan_fashion_epochs1_beta1-0.5", {"recall": 0.5})  # begins as a family does
-    for run in p5_seeds.SWINGS:
-        record = {"numbers": {}, "curves": {"d_real": [0.5, 0.9], "d_fake": [0.5, 0.1]}}
-        (plots / f"sweep/{run}.json").write_text(json.dumps(record))
     return plots
 
 
@@ -103,11 +100,11 @@ def test_the_command_summarises_what_is_known(plots, command):
     assert {type(value) for value in numbers.values()} == {int, float}
     assert record["settings"] == {} and len(record["machines"]) == 1
     assert record["fingerprint"] == p5_seeds.fingerprint(p5_seeds.parse_args([]))
-    recalls, base = column("sweep_g_5", "recall"), column("sweep_base", "recall")
-    assert numbers["sweep_g_5/recall/mean"] == pytest.approx(recalls.mean())
-    assert numbers["sweep_g_5/recall/sd"] == pytest.approx(recalls.std(ddof=1))
-    assert numbers["sweep_g_5/recall/change"] == pytest.approx((recalls - base).mean())
-    assert numbers["sweep_g_5/count"] == 3 and numbers["cgan_fashion/count"] == 4
+    recalls, base = column("scheme_g_5", "recall"), column("scheme_base", "recall")
+    assert numbers["scheme_g_5/recall/mean"] == pytest.approx(recalls.mean())
+    assert numbers["scheme_g_5/recall/sd"] == pytest.approx(recalls.std(ddof=1))
+    assert numbers["scheme_g_5/recall/change"] == pytest.approx((recalls - base).mean())
+    assert numbers["scheme_g_5/count"] == 3 and numbers["cgan_fashion/count"] == 4
     for family in ("vae_fashion", "gan_fashion"):
         ratios = column(family, "frechet") / UNIT
         assert numbers[f"{family}/frechet_ratio/mean"] == pytest.approx(ratios.mean())
@@ -121,29 +118,43 @@ def test_the_command_summarises_what_is_known(plots, command):
     assert numbers["cgan_fashion/frechet_ratio/change_low"] == pytest.approx(np.exp(low), rel=1e-3)
     assert numbers["cgan_fashion/frechet_ratio/change_high"] == pytest.approx(
         np.exp(high), rel=1e-3)
-    # without labels there is no classifier either
-    no_labels, no_classifier = (np.log(column(f"lever_cgan_no_{name}", "frechet"))
-                                for name in ("labels", "classifier"))
-    assert numbers["lever_cgan_no_labels/frechet_ratio/change"] == pytest.approx(
-        np.exp((no_labels - no_classifier).mean()))
+    logs = (np.log(column(label, "frechet")) for label in ("short_classifier", "short_labels"))
+    assert numbers["short_classifier/frechet_ratio/change"] == pytest.approx(
+        np.exp(np.subtract(*logs).mean()))
     gaps = [0.95 - min(scores[name] for name in ASKED)
             for (family, _), scores in SCORES.items() if family == "cgan_fashion"]
     assert numbers["cgan_fashion/agreement_gap/mean"] == pytest.approx(np.mean(gaps))
-    assert "sweep_base/agreement_gap/mean" not in numbers
-    assert numbers["sweep_d_5/d_real/mean"] == pytest.approx(0.2)
+    assert "scheme_base/agreement_gap/mean" not in numbers
+    assert numbers["scheme_d_5/d_real/mean"] == pytest.approx(0.2)
     for family in ("vae_fashion", "normal_vae_fashion"):  # samples of the same nets
         assert numbers[f"{family}/test_loss/mean"] == pytest.approx(202.5)
-    assert numbers["normal_lever_vae_whole/test_loss/change"] == 0
+    assert numbers["normal_short_vae/test_loss/change"] == 0
     assert numbers["real/unit_error"] == pytest.approx(0.08)
     assert {path.name for path in plots.glob("*.pdf")} == {
-        f"p5_seeds_{kind}.pdf" for kind in ("schemes", "pairs", "shares", "confusion")}
+        f"p5_seeds_{kind}.pdf" for kind in ("schemes", "lengths", "weights", "pairs", "shares", "confusion")}
+
+
+def test_a_single_seed_has_a_change_and_no_interval(plots, fails):
+    for path in plots.rglob("gan_fashion_updates4000_ema0_seed*_scores.json"):
+        path.unlink()
+    for path in plots.rglob("gan_fashion_updates4000_r1-0*_scores.json"):
+        path.unlink()
+    p5_seeds.main(["--out-dir", str(plots)])
+    numbers = json.loads((plots / "p5_seeds.json").read_text())["numbers"]
+    alone, base = (SCORES[label, 1]["frechet"] for label in ("scheme_no_ema", "scheme_base"))
+    assert numbers["scheme_no_ema/frechet_ratio/change"] == pytest.approx(alone / base)
+    assert numbers["scheme_no_ema/count"] == 1
+    ends = {name for name in numbers if name.startswith("scheme_no_ema/frechet_ratio/")}
+    assert {name.rpartition("/")[2] for name in ends} == {"mean", "change"}
+    assert not [name for name in numbers if name.startswith("scheme_no_r1")]
 
 
 def test_the_families_of_the_tables_are_known():
     known = p5_seeds.FAMILIES.keys()
     assert len(set(p5_seeds.FAMILIES.values())) == len(known)
     assert p5_seeds.SCHEMES.keys() | p5_seeds.BASE_OF.keys() <= known
-    assert set(p5_seeds.BASE_OF.values()) <= known
+    assert {*p5_seeds.BASE_OF.values(), *p5_seeds.WEIGHTS.values(), *p5_seeds.NEEDED} <= known
+    assert {label for labels in p5_seeds.LENGTHS.values() for label in labels} <= known
     assert p5_seeds.TRAINED_AS.keys() | set(p5_seeds.TRAINED_AS.values()) <= known
     for family, other in p5_seeds.TRAINED_AS.items():
         assert p5_seeds.FAMILIES[family] == f"normal_{p5_seeds.FAMILIES[other]}"
@@ -158,23 +169,26 @@ def test_a_family_is_the_runs_of_one_command():
     names = {scripts[script].parse_args(flags).run_name for script, *flags in commands}
     for family, run in p5_seeds.FAMILIES.items():
         if family not in p5_seeds.TRAINED_AS:
-            assert {run, f"{run}_seed2", f"{run}_seed3"} <= names, family
+            assert run in names, family
+            if family in (*p5_seeds.SCHEMES, *p5_seeds.NEEDED, "short_vae"):
+                assert {f"{run}_seed2", f"{run}_seed3"} <= names, family
     shown = set(p5_seeds.SHOWN) - {"real_fashion"}
-    assert {*shown, *p5_seeds.SWINGS, p5_seeds.YARDSTICK} <= names
+    assert {*shown, p5_seeds.YARDSTICK} <= names
 
 
 def test_seeds_are_those_of_the_family_alone(plots):
-    run = p5_seeds.FAMILIES["lever_cgan_no_labels"]
+    run = p5_seeds.FAMILIES["scheme_base"]
     for name in (f"{run}_seed7", f"{run}_seed12", f"{run}_seedx", f"{run}_beta1-0.5_seed4",
                  f"c{run}_seed5"):
         write_scores(plots, name, {"tv": 0.5})
-    assert p5_seeds.seeds_of("lever_cgan_no_labels", plots) == [1, 2, 3, 7]
+    assert p5_seeds.seeds_of("scheme_base", plots) == [1, 2, 3, 7]
 
 
-@pytest.mark.parametrize("family", ["sweep_d_5", "vae_fashion", "lever_vae_one_layer"])
+@pytest.mark.parametrize("family", p5_seeds.NEEDED)
 def test_scores_that_are_missing_are_named(plots, fails, family):
-    for path in plots.rglob(f"{p5_seeds.FAMILIES[family]}_seed*_scores.json"):
-        path.unlink()
+    for seed in (1, 2, 3, 4):
+        for path in plots.rglob(f"{run_of(family, seed)}_scores.json"):
+            path.unlink()
     line = fails(p5_seeds, ["--out-dir", plots], 1)
     assert family in line and p5_seeds.FAMILIES[family] in line and "report/run.py" in line
     assert not list(plots.glob("p5_seeds*"))
@@ -188,8 +202,7 @@ def test_scores_of_another_judge_are_not_mixed_in(plots, fails, run):
 
 
 RECORDS = ["judge_fashion.json", "gan_fashion_scores.json",
-           "sweep/gan_mlp_fashion_updates5000_beta1-0.5_seed2.json",
-           "sweep/gan_mlp_fashion_beta1-0.json"]
+           "sweep/gan_fashion_updates4000_seed2.json"]
 
 
 @pytest.mark.parametrize("file", RECORDS)
@@ -211,9 +224,10 @@ def test_a_record_that_lacks_something_is_named(plots, fails):
     line = fails(p5_seeds, ["--out-dir", plots], 1)
     assert "cgan_fashion" in line and "frechet" in line and "report/run.py" in line
     write_scores(plots, "cgan_fashion_seed2", SCORES["cgan_fashion", 2])
-    path = plots / "sweep/gan_mlp_fashion_beta1-0.json"
-    path.write_text('{"numbers": {}}')
-    assert f"{path} lacks the curve d_fake" in fails(p5_seeds, ["--out-dir", plots], 1)
+    path = plots / "real_fashion_scores.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"curves": {}}))
+    assert f"{path} lacks the curve confusion" in fails(p5_seeds, ["--out-dir", plots], 1)
 
 
 @pytest.mark.parametrize("file", RECORDS)
@@ -232,4 +246,4 @@ def test_two_at_once_end_well(plots, forks):
     for done in forks([words, words], at_once=True):
         assert done.returncode == 0, done.stderr
     assert {path.name for path in plots.glob("*p5_seeds*")} == {"p5_seeds.json", *(
-        f"p5_seeds_{kind}.pdf" for kind in ("schemes", "pairs", "shares", "confusion"))}
+        f"p5_seeds_{kind}.pdf" for kind in ("schemes", "lengths", "weights", "pairs", "shares", "confusion"))}
