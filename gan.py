@@ -10,7 +10,8 @@ A run is named after its command: gan_fashion, cgan_fashion_seed2, gan_mlp_fashi
 writes
     runs/<run>.pt              checkpoint, saved after every epoch
     runs/<run>/                a grid of samples of every epoch
-    runs/<run>_samples.npz     10 000 samples; of a Conditional GAN 60 000 and their labels
+    runs/<run>_samples.npz     10 000 samples; of a Conditional GAN 60 000 and their labels; images
+                               along paths between two z
     plots/<run>.json, _*.pdf   record and figures
     plots/<run>_weights.pt     the generator, for --draw
 
@@ -372,22 +373,22 @@ def grids(generator, args, device):
             for kind, rows in noise.items()}
 
 
-def interpolations(generator, args, device, steps=8):
-    """{path: images (10 * steps, 784)} between ten pairs of z, of a Conditional GAN one a class.
+def interpolations(generator, args, device, pairs=10, steps=8):
+    """{path: images (pairs * steps, 784)} between pairs of z; with labels, classes come in turn.
 
     The straight line passes nearer to 0 than any z that the generator was trained on: in 100
     dimensions |z| is close to 10, half way about 7. The arc stays near 10 (White 2016,
     arXiv:1609.04468).
     """
     drawn = torch.Generator().manual_seed(args.seed)
-    start, end = torch.randn(2, 10, 1, NOISE, generator=drawn)  # each (pair, 1, noise)
+    start, end = torch.randn(2, pairs, 1, NOISE, generator=drawn)  # each (pair, 1, noise)
     t = torch.linspace(0, 1, steps)[:, None]  # (steps, 1)
     angle = F.cosine_similarity(start, end, dim=2).acos()[:, :, None]  # (pair, 1, 1)
     from_start = ((1 - t) * angle).sin() / angle.sin()  # (pair, steps, 1)
     from_end = (t * angle).sin() / angle.sin()
     paths = {"straight line": (1 - t) * start + t * end,
              "arc": from_start * start + from_end * end}  # each (pair, steps, noise)
-    labels = torch.arange(10, device=device).repeat_interleave(steps)
+    labels = (torch.arange(pairs, device=device) % 10).repeat_interleave(steps)
     return {name: evaluate(generator, z.flatten(0, 1).to(device), labels)
             for name, z in paths.items()}
 
@@ -477,13 +478,21 @@ def fit(gan, data, state, args, device):
     bar.close()
 
 
+def as_bytes(images):
+    """Images (N, 784) in [-1, 1] as uint8 (N, 28, 28), on the CPU."""
+    return (images * 127.5 + 127.5).round().byte().view(-1, 28, 28).cpu()
+
+
 def report(gan, data, state, args):
     """Samples, figures, record and weights of a trained GAN."""
     _, train_labels, test_images, test_labels = data
     device = test_images.device
     stem = str(args.out_dir / args.run_name)  # a name may hold dots, which are no suffix
     images, labels = sample(gan.average, args, train_labels)
-    arrays = {"images": (images * 127.5 + 127.5).round().byte().view(-1, 28, 28).cpu()}
+    arrays = {"images": as_bytes(images)}
+    between = interpolations(gan.average, args, device, pairs=500, steps=9)
+    arrays["paths"] = torch.stack([as_bytes(images).view(500, 9, 28, 28)
+                                   for images in between.values()])
     if labels is not None:
         arrays["labels"] = labels.cpu()
     path = args.runs_dir / f"{args.run_name}_samples.npz"
@@ -500,8 +509,8 @@ def report(gan, data, state, args):
         if kind == "samples":
             panels = {"after epoch 1": state["first"]} | panels
         draw_grids(Path(f"{stem}_{kind}.pdf"), panels, row_names)
-    between = interpolations(gan.average, args, device)
-    draw_grids(Path(f"{stem}_interpolations.pdf"), between, row_names)
+    draw_grids(Path(f"{stem}_interpolations.pdf"), interpolations(gan.average, args, device),
+               row_names)
 
     numbers = {name: sum(curve) if name.endswith("updates") else curve[-1]
                for name, curve in state["curves"].items()}

@@ -258,6 +258,29 @@ def neighbourhoods(x, reference):
             "density": inside_wide / WIDE / len(x), "coverage": covered.float().mean().item()}
 
 
+def along_paths(path, judge, reference):
+    """{kind_measure: a value for each step} of the paths between two z that a sample file holds.
+
+    Of line and arc; inside: the share of images inside a real image's ball, as in precision; third:
+    the share judged to be of another class than both ends of their path.
+    """
+    with np.load(path) as arrays:
+        paths = arrays.get("paths")  # uint8 (2, pairs, steps, 28, 28), as gan.py writes them
+    if paths is None:
+        return {}
+    shape = paths.shape[1:3]
+    curves = {}
+    for kind, images in zip(("line", "arc"), torch.from_numpy(paths).to(reference.features.device)):
+        features, classes = judged(judge, images.flatten(0, 1))
+        inside = torch.cat([(squared_distances(x, reference.features) <= reference.near).any(1)
+                            for x in features.split(1000)]).view(shape)
+        classes = classes.view(shape)
+        third = (classes != classes[:, :1]) & (classes != classes[:, -1:])
+        curves[f"{kind}_inside"] = inside.float().mean(0).tolist()
+        curves[f"{kind}_third"] = third.float().mean(0).tolist()
+    return curves
+
+
 def real_unit(features, test_features, seed, reshuffles=2, groups=10):
     """Frechet distance of real images to real images, and its standard error.
 
@@ -939,6 +962,8 @@ def score_run(args, rulers):
         numbers = result.numbers
         if result.counts is not None:
             curves["confusion"] = result.counts.tolist()
+        if not real:
+            curves |= along_paths(find_samples(run, args.runs_dir), judge, ruler.reference)
         draw_tiles(path.with_name(f"{name}_sheet.pdf"), result.sheet, CLASSES[dataset])
         draw_tiles(path.with_name(f"{name}_neighbours.pdf"), result.pairs,
                    ["image", "nearest"] * 3)

@@ -399,6 +399,25 @@ def draw_weights(path, families):
     save_figure(figure, path)
 
 
+def draw_paths(path, runs):
+    """What the judge says along straight lines and arcs between two z.
+
+    runs: {title: {curve: a value for each step}}, as p5_compare.py's along_paths has them.
+    """
+    figure = Figure(figsize=(6.9, 1.9))
+    panels = figure.subplots(1, 2)
+    for (title, curves), color in zip(runs.items(), ("k", "C3")):
+        for kind, style in (("line", "--"), ("arc", "-")):
+            steps = np.linspace(0, 1, len(curves[f"{kind}_inside"]))
+            for axes, measure in zip(panels, ("inside", "third")):
+                axes.plot(steps, curves[f"{kind}_{measure}"], style, color=color,
+                          label=f"{title}, {kind}")
+    panels[0].set(xlabel="way from one z to the other", ylabel="share near a real image")
+    panels[1].set(xlabel="way from one z to the other", ylabel="share judged a third class")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    save_figure(figure, path)
+
+
 def draw_pairs(path, families):
     """The same seed without and with labels, joined by a line."""
     without, with_labels = families["gan_fashion"], families["cgan_fashion"]
@@ -664,6 +683,14 @@ def main(argv=None):
         draw_weights(Path(f"{stem}_weights.pdf"), families)
         draw_pairs(Path(f"{stem}_pairs.pdf"), families)
         draw_shares(Path(f"{stem}_shares.pdf"), scores)
+        walked = {title: {name: curve_of(f"{run}_scores", name, args.out_dir)
+                          for name in ("line_inside", "line_third", "arc_inside", "arc_third")}
+                  for run, title in SHOWN.items() if "gan" in run}
+        draw_paths(Path(f"{stem}_paths.pdf"), walked)
+        for title, curves in walked.items():
+            for name, values in curves.items():
+                numbers[f"{title}/{name}/ends"] = (values[0] + values[-1]) / 2
+                numbers[f"{title}/{name}/middle"] = values[len(values) // 2]
         asked = {title: np.array(curve_of(f"{run}_scores", "confusion", args.out_dir))
                  for run, title in SHOWN.items() if "agreement" in scores[title]}
         draw_confusion(Path(f"{stem}_confusion.pdf"), asked)

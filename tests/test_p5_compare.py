@@ -394,6 +394,23 @@ def test_two_threads_score_as_one(scored, home, tmp_path, capsys):
         "skewed_mnist_strip.pdf"}
 
 
+def test_what_lies_along_paths(monkeypatch, tmp_path):
+    """By a judge that reads features and class off the first pixels."""
+    monkeypatch.setattr(p5_compare, "judged", lambda judge, images: (
+        images[:, 0, :2].float(), images[:, 0, 2].long()))
+    paths = np.zeros((2, 2, 3, 28, 28), np.uint8)  # (line and arc, pair, step)
+    paths[..., 0, :2] = 10
+    paths[0, 0, 1, 0, 1] = 13  # the middle of the first line is 3 away from the real image
+    paths[0, :, :, 0, 2] = [[4, 7, 5], [4, 5, 5]]  # and of a class of neither end
+    np.savez(tmp_path / "a.npz", images=0, paths=paths)
+    reference = SimpleNamespace(features=torch.tensor([[10.0, 10.0]]), near=torch.tensor([8.0]))
+    found = p5_compare.along_paths(tmp_path / "a.npz", None, reference)
+    assert found == {"line_inside": [1, 0.5, 1], "line_third": [0, 0.5, 0],
+                     "arc_inside": [1, 1, 1], "arc_third": [0, 0, 0]}
+    np.savez(tmp_path / "b.npz", images=0)
+    assert p5_compare.along_paths(tmp_path / "b.npz", None, reference) == {}
+
+
 SHORT = """import sys; sys.path.insert(0, sys.argv.pop(1))
 import p5_compare; p5_compare.two_sample_test = lambda *_, **__: [0.5, 0.6]
 p5_compare.run(p5_compare.main)"""
