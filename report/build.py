@@ -34,21 +34,44 @@ def read_records():
 
 
 def numbers_of(records):
-    """{run/name: number} of every record, and of the groups of SEEDS mean, sd and count."""
+    """{run/name: number} of every record, and what follows from them.
+
+    Of the groups of SEEDS mean, sd and count; of every Frechet distance that p5_compare.py has
+    recorded its ratio to that of real images.
+    """
     numbers = {f"{run}/{name}": number for run, record in records.items()
                for name, number in record["numbers"].items()}
+    for run, record in records.items():
+        unit = numbers.get(f"real_{record.get('dataset', 'of none')}_scores/frechet")
+        for name, number in record["numbers"].items():
+            if unit and name.split("/")[-1] == "frechet":
+                numbers[f"{run}/{name}_ratio"] = number / unit
     for group, runs in SEEDS.items():
         for name in records[runs[0]]["numbers"]:
             values = [numbers[f"{run}/{name}"] for run in runs]
             numbers[f"{group}/{name}/mean"] = statistics.mean(values)
             numbers[f"{group}/{name}/sd"] = statistics.stdev(values)
         numbers[f"{group}/count"] = len(runs)
-    return numbers
+    return numbers | campaign_of(records)
+
+
+def campaign_of(records):
+    """{campaign/name: number} that say what the records took: runs, trainings, hours, machines."""
+    runs = [record for record in records.values() if "machines" in record]
+    trainings = [record for record in runs if "precision" in record]
+    processors = {machine["processor"] for record in runs for machine in record["machines"]}
+    numbers = {"runs": len(runs), "trainings": len(trainings), "processors": len(processors),
+               "hours": sum(record["seconds"] for record in runs) / 3600,
+               "bfloat16": sum(record["precision"] == "bfloat16" for record in trainings),
+               "float32": sum(record["precision"] == "float32" for record in trainings)}
+    return {f"campaign/{name}": number for name, number in numbers.items()}
 
 
 def texts_of(records):
-    """{run/settings/flag: text, run/command: text} of every record, as LaTeX."""
-    texts = {}
+    """{run/settings/flag: text, run/command: text} of every record, as LaTeX; the processors."""
+    processors = {machine["processor"] for record in records.values()
+                  for machine in record.get("machines", [])}
+    texts = {"campaign/processors": verbatim(", ".join(sorted(processors)))}
     for run, record in records.items():
         for flag, value in record.get("settings", {}).items():
             texts[f"{run}/settings/{flag}"] = verbatim(value)

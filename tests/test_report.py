@@ -35,6 +35,15 @@ def test_numbers_have_the_digits_that_the_sources_name():
     assert found["@a/settings/lr"] == "0.1" and found["@a/command"] == r"python a.py -{}-b\_c"
     assert found[".1f@a/x"] == r"\ensuremath{1.2}" and found["d@a/n, of 2"] == r"\ensuremath{3}"
     assert found[".3f@b/x"] == r"\ensuremath{2.000}" and ".2f@a/n, of 2" not in found
+    scores = {"real_fashion_scores": {"dataset": "fashion", "numbers": {"frechet": 0.5}},
+              "b_scores": {"dataset": "fashion", "numbers": {"blur/frechet": 2.0}, "seconds": 1800,
+                           "machines": [{"processor": "A"}, {"processor": "B"}]},
+              "b": {"numbers": {}, "seconds": 5400, "machines": [{"processor": "A"}],
+                    "precision": "bfloat16"}}
+    numbers = build.numbers_of(records | scores)
+    assert numbers["b_scores/blur/frechet_ratio"] == 4
+    campaign = {"runs": 2, "trainings": 1, "hours": 2.0, "processors": 2, "bfloat16": 1, "float32": 0}
+    assert {name: numbers[f"campaign/{name}"] for name in campaign} == campaign
     assert found[".2f@vae_mnist_seeds/loss/sd"] == r"\ensuremath{1.00}"
     assert build.numbers_of(records)["vae_mnist_seeds/loss/mean"] == 2
 
