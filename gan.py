@@ -527,12 +527,18 @@ def report(gan, data, state, args):
           f"{stem}*")
 
 
-def draw(args, device):
-    """Write a picture of fresh samples of a finished run, a row for each class of args.draw."""
+def kept_generator(args, device):
+    """The generator of a finished run."""
     path = args.out_dir / f"{args.run_name}_weights.pt"
     weights = load_weights(path, args)
     generator = build(args, device).generator
     restore({"generator": generator}, {"generator": weights}, path)
+    return generator
+
+
+def draw(args, device):
+    """Write a picture of fresh samples of a finished run, a row for each class of args.draw."""
+    generator = kept_generator(args, device)
     torch.seed()  # other samples on every call
     z, labels = draw_noise(8 * (len(args.draw) or 8), device, args.clusters or 10)
     if args.draw:

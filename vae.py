@@ -449,19 +449,22 @@ def mixture_of_state(share, mean, scale):
     return MixtureSameFamily(Categorical(share), MultivariateNormal(mean, scale_tril=triangles))
 
 
-@torch.no_grad()
-def draw(args):
-    """Write a picture of 64 fresh samples of a finished run."""
+def kept_model(args):
+    """A finished run's VAE, of which only the decoder is trained, and its fitted prior or None."""
     path = args.out_dir / f"{args.run_name}_weights.pt"
     state = load_weights(path, args)
     prior = [state.pop(f"prior.{name}", None) for name in ("share", "mean", "scale")]
     model = VAE(args.hidden_dim, args.layers, args.latent_dim)
     restore({"model": model}, {"model": model.state_dict() | state}, path)
+    return model, mixture_of_state(*prior) if args.prior == "mixture" else None
+
+
+@torch.no_grad()
+def draw(args):
+    """Write a picture of 64 fresh samples of a finished run."""
+    model, prior = kept_model(args)
     torch.seed()  # other samples on every call
-    if args.prior == "mixture":
-        z = sample_mixture(mixture_of_state(*prior), 64)
-    else:
-        z = torch.randn(64, args.latent_dim)
+    z = torch.randn(64, args.latent_dim) if prior is None else sample_mixture(prior, 64)
     save_picture(args.runs_dir / f"{args.run_name}_drawn.png", model.decode(z).sigmoid())
 
 

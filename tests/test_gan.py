@@ -553,7 +553,7 @@ def test_a_run_with_clusters_in_place_of_labels(folders, tmp_path, monkeypatch):
     flags = ["--conditional", "--clusters", "12", "--no-cuda", "--epochs", "1", *folders]
     gan.main(flags)
     samples = np.load(tmp_path / "runs/cgan_fashion_epochs1_clusters12_samples.npz")
-    assert set(samples) == {"images"} and len(samples["images"]) == 200
+    assert set(samples) == {"images", "paths"} and len(samples["images"]) == 200
     labels, drawn = seen[0], next(told for told in seen[1:] if len(told) == 200)
     absent = set(range(12)) - set(labels.tolist())
     assert not absent & set(drawn.tolist()) and len(set(drawn.tolist())) > 5
@@ -567,7 +567,7 @@ def test_the_command_itself(folders, tmp_path, command):
     done = command(gan.__file__, *flags, *folders)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     samples = np.load(tmp_path / f"runs/{name}_samples.npz")
-    assert samples["images"].shape == (10_000, 28, 28) and set(samples) == {"images"}
+    assert samples["images"].shape == (10_000, 28, 28) and set(samples) == {"images", "paths"}
     record = json.loads((tmp_path / f"plots/{name}.json").read_text())
     assert record["numbers"]["d_updates"] == 5
     assert all(isinstance(value, (int, float)) for value in record["numbers"].values())

@@ -12,6 +12,10 @@ sys.path.insert(0, str(ROOT / "report"))
 
 import run  # noqa: E402
 
+import gan  # noqa: E402
+import p5_compare  # noqa: E402
+import vae  # noqa: E402
+
 LINES = run.read_lines()
 RECORDS = {path.relative_to(ROOT) for path in (ROOT / "plots").rglob("*.json")}
 BENCH = {path for path in RECORDS if path.parent.name == "bench"}  # rows of plots/bench.json
@@ -67,6 +71,35 @@ def test_a_planted_stale_record_is_found(key, value, found):
     record[key] = record[key] | value if isinstance(value, dict) else value
     state = run.state_of(PLANTED, json.dumps(record))
     assert state.startswith("stale") and found in state
+
+
+KEPT = sorted((ROOT / "plots").glob("*_weights.pt"))
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)
+def test_the_kept_weights_draw_what_was_scored(path):
+    """Class shares, and agreement where there are labels, of 2000 samples: up to their chance."""
+    assert path.stat().st_size < 4 * 2**20
+    name = path.name.removesuffix("_weights.pt")
+    scores = json.loads(path.with_name(f"{name}_scores.json").read_text())
+    line = next(line for line in LINES if line.name == name)
+    torch.manual_seed(5)
+    labels = torch.arange(2000) % 10
+    if line.script == "gan.py":
+        generator = gan.kept_generator(line.args, torch.device("cpu"))
+        images = gan.as_bytes(gan.evaluate(generator, gan.draw_noise(2000, "cpu")[0], labels))
+    else:
+        model, prior = vae.kept_model(line.args)
+        line.args.seed = 5
+        images = (255 * vae.sample(model, 2000, line.args, prior)).byte().view(-1, 28, 28)
+    judge, *_ = p5_compare.load_judge(ROOT / f"plots/judge_{line.args.dataset}.pt", torch.device("cpu"))
+    _, classes = p5_compare.judged(judge, images)
+    found = {f"share_{c}": (classes == c).float().mean().item() for c in range(10)}
+    if "agreement" in scores["numbers"]:
+        found["agreement"] = (classes == labels).float().mean().item()
+    for measure, value in found.items():
+        expected = scores["numbers"][measure]
+        assert abs(value - expected) < 5 * (expected * (1 - expected) / 2000)**0.5 + 0.002, measure
 
 
 def test_what_is_exact_is_computed_anew_and_equals_the_records():
