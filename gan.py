@@ -59,7 +59,7 @@ NOISE = 100  # dimensions of z ~ N(0, I)
 DEFAULTS = {  # by --arch: as handed out, and the best settings found
     "mlp": {"epochs": 24, "batch_size": 64, "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.9, "ema": 0.0,
             "r1": 0.0},
-    "conv": {"epochs": 8, "batch_size": 64, "lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.0, "ema": 0.995,
+    "conv": {"epochs": 12, "batch_size": 64, "lr_g": 2e-3, "lr_d": 2e-3, "beta1": 0.0, "ema": 0.995,
              "r1": 0.5},
 }
 CLASSES = {"mnist": tuple("0123456789"),

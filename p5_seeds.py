@@ -43,10 +43,10 @@ HERE = Path(__file__).resolve().parent
 FAMILIES = {  # label in the report: the run of seed 1
     # 5.3: schemes of the convolutional nets, of 4000 updates of both together
     "scheme_base": "gan_fashion_updates4000",
-    "scheme_d4_g1": "gan_fashion_lr-g0.0005_lr-d0.002_updates4000",
-    "scheme_d1_g4": "gan_fashion_lr-g0.002_lr-d0.0005_updates4000",
-    "scheme_low": "gan_fashion_lr-g0.0002_lr-d0.0002_updates4000",
-    "scheme_high": "gan_fashion_lr-g0.005_lr-d0.005_updates4000",
+    "scheme_d4_g1": "gan_fashion_lr-g0.001_lr-d0.004_updates4000",
+    "scheme_d1_g4": "gan_fashion_lr-g0.004_lr-d0.001_updates4000",
+    "scheme_low": "gan_fashion_lr-g0.0004_lr-d0.0004_updates4000",
+    "scheme_high": "gan_fashion_lr-g0.01_lr-d0.01_updates4000",
     "scheme_g_2": "gan_fashion_updates4000_g-steps2",
     "scheme_g_5": "gan_fashion_updates4000_g-steps5",
     "scheme_d_2": "gan_fashion_updates4000_d-steps2",
@@ -57,7 +57,7 @@ FAMILIES = {  # label in the report: the run of seed 1
     "scheme_no_ema": "gan_fashion_updates4000_ema0",
     "scheme_no_r1": "gan_fashion_updates4000_r1-0",
     "scheme_no_convolutions":
-        "gan_mlp_fashion_lr-g0.001_lr-d0.001_updates4000_beta1-0_ema0.995_r1-0.5",
+        "gan_mlp_fashion_lr-g0.002_lr-d0.002_updates4000_beta1-0_ema0.995_r1-0.5",
     # 5.2, 5.3: the handed-out nets at full length
     "handed_out": "gan_mlp_fashion",
     "handed_out_beta1_05": "gan_mlp_fashion_beta1-0.5",
@@ -72,8 +72,8 @@ FAMILIES = {  # label in the report: the run of seed 1
     "cgan_fashion": "cgan_fashion",
     "clusters_50": "cgan_fashion_clusters50",
     "classifier": "cgan_fashion_classifier0.05",
-    "double_gan": "gan_fashion_epochs16",
-    "double_labels": "cgan_fashion_epochs16",
+    "double_gan": "gan_fashion_epochs24",
+    "double_labels": "cgan_fashion_epochs24",
     "normal_vae_fashion": "normal_vae_fashion",
     "vae_fashion": "vae_fashion",
     "lowest": "vae_fashion_lowest",
