@@ -36,12 +36,13 @@ def read_records():
 def numbers_of(records):
     """{run/name: number} of every record, and what follows from them.
 
-    Of the groups of SEEDS mean, sd and count; of every Frechet distance that p5_compare.py has
-    recorded its ratio to that of real images.
+    Of the groups of SEEDS mean, sd and count; of every record its minutes; of every Frechet
+    distance that p5_compare.py has recorded its ratio to that of real images.
     """
     numbers = {f"{run}/{name}": number for run, record in records.items()
                for name, number in record["numbers"].items()}
     for run, record in records.items():
+        numbers[f"{run}/minutes"] = record.get("seconds", 0) / 60
         unit = numbers.get(f"real_{record.get('dataset', 'of none')}_scores/frechet")
         for name, number in record["numbers"].items():
             if unit and name.split("/")[-1] == "frechet":
