@@ -161,6 +161,50 @@ def relativistic():
 LAST = {}  # the real images of the discriminator's last step
 
 
+def falling_rate():
+    """Both rates fall linearly to 0 over the second half of training."""
+    train = gan.train
+
+    def train_falling(nets, images, labels, args, *, epoch, **others):
+        steps = -(-len(images) // args.batch_size)
+        for net, rate in (("d", args.lr_d), ("g", args.lr_g)):
+            optimizer = getattr(nets, f"optimizer_{net}")
+            taken = {"count": (epoch - 1) * steps}
+
+            def fall(optimizer, *_, rate=rate, taken=taken):
+                progress = taken["count"] / (args.epochs * steps)
+                optimizer.param_groups[0]["lr"] = rate * min(1, 2 * (1 - progress))
+                taken["count"] += 1
+
+            hook = optimizer.register_step_pre_hook(fall)
+            HOOKS.append(hook)
+        numbers = train(nets, images, labels, args, epoch=epoch, **others)
+        while HOOKS:
+            HOOKS.pop().remove()
+        return numbers
+
+    gan.train = train_falling
+
+
+HOOKS = []
+
+
+def wider_discriminator():
+    """The discriminator of twice the channels; the generator stays."""
+    build = gan.ConvDiscriminator.__init__
+
+    def init(net, input_dim, output_dim=1, num_labels=None):
+        build(net, input_dim, output_dim, num_labels)
+        net.layers = nn.Sequential(
+            nn.Unflatten(1, (1, 28, 28)),
+            nn.Conv2d(1, 64, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(64, 128, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(128, 256, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Flatten(), nn.Linear(256 * 3 * 3, output_dim + (num_labels or 0)))
+
+    gan.ConvDiscriminator.__init__ = init
+
+
 def discriminator_knows_labels(discriminator):
     """Whether it is that of a Conditional GAN."""
     return discriminator.layers[-1].out_features > 1
@@ -189,6 +233,8 @@ VARIANTS = {
     "wider": lambda: wider(2),
     "relativistic": relativistic,
     "clusters": clusters,
+    "falling-rate": falling_rate,
+    "wider-discriminator": wider_discriminator,
 }
 
 
