@@ -138,3 +138,18 @@ def test_without_latex_it_says_so(tmp_path, monkeypatch, capsys):
     (tmp_path / "published.json").write_text("{}")
     with pytest.raises(SystemExit, match="latexmk is not installed"):
         build.main()
+
+
+IN_README = {"handed-out VAE, 20 epochs": "vae_fashion_handout_epochs20", "VAE": "vae_fashion",
+             "handed-out GAN, 24 epochs": "gan_mlp_fashion", "GAN": "gan_fashion",
+             "Conditional GAN": "cgan_fashion", "real images": "real_fashion"}
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_records():
+    numbers = build.numbers_of(build.read_records())
+    rows = [re.split(r"\s*\|\s*", line.strip("| \n")) for line in (ROOT / "README.md").open()
+            if line.startswith("|")]
+    rows = {row[0]: row[1:5] for row in rows}
+    for title, run in IN_README.items():
+        scores = [numbers[f"{run}_scores/{name}"] for name in ("frechet_ratio", "precision", "recall", "sharpness")]
+        assert rows[title] == [f"{value:.{digits}f}" for value, digits in zip(scores, (1, 2, 2, 2))], title
