@@ -43,7 +43,8 @@ def numbers_of(records):
                for name, number in record["numbers"].items()}
     for run, record in records.items():
         numbers[f"{run}/minutes"] = record.get("seconds", 0) / 60
-        unit = numbers.get(f"real_{record.get('dataset', 'of none')}_scores/frechet")
+        dataset = record.get("dataset") or record.get("settings", {}).get("dataset")
+        unit = numbers.get(f"real_{dataset}_scores/frechet")
         for name, number in record["numbers"].items():
             if unit and name.split("/")[-1] == "frechet":
                 numbers[f"{run}/{name}_ratio"] = number / unit
