@@ -1,14 +1,17 @@
 """Problem 1.2: the gradient of least squares from autograd, checked against its closed form.
 
     python p1.py
+    python p1.py --housing CSV     on a table of numbers too, such as the California housing one;
+                                   its last column is the target, a header line is allowed
 
-It prints a table, writes plots/p1.json and plots/p1_error.pdf, and ends with status 1 where a case
-fails.
+It prints a table, writes plots/p1.json and plots/p1_error.pdf (with --housing: p1_housing), and
+ends with status 1 where a case fails.
 
 The closed form of the gradient of ||Xw - y||^2 is 2 X^T X w - 2 X^T y (section 1.1 of the report).
 Autograd comes to it by other sums, which round differently, so what is asked for is a small
 relative error of norms, in float64. float32 and `==` stand beside it to show why. Central finite
-differences are the third witness: they use the loss alone.
+differences are the third witness: they use the loss alone. They are held against the factored form
+2 X^T (Xw - y) too, which is exactly what autograd's backward evaluates.
 """
 import argparse
 import contextlib
@@ -55,6 +58,8 @@ HOUSING_COLUMNS = torch.tensor([4.0, 30.0, 5.0, 1.0, 1400.0, 3.0, 36.0, -120.0],
 # Relative errors of norms that pass. Each is 10^4 to 10^6 times the rounding unit: sums over up to
 # 20640 rows, and the difference of the two terms, enlarge it; a forgotten factor 2 gives 1.
 TOLERANCE = {"float64": 1e-12, "float32": 1e-3, "finite differences": 1e-10}
+# Against the factored form. Autograd's is 0, as it evaluates that form, and so proves nothing.
+FACTORED = ("factored", "finite differences, factored")
 
 
 # ------------------------------------------------------------------ the loss and its gradients
@@ -75,6 +80,11 @@ def autograd_gradient(X, y, w):
     return w.grad
 
 
+def factored_gradient(X, y, w):
+    """2 X^T (Xw - y), the same gradient without the difference of two large vectors, (d, 1)."""
+    return 2 * X.T @ (X @ w - y)
+
+
 def finite_difference_gradient(X, y, w):
     """Central differences of the loss, (d, 1).
 
@@ -91,13 +101,51 @@ def finite_difference_gradient(X, y, w):
 
 
 # ----------------------------------------------------------------------------------- the check
-def make_problem(case, scale, seed, device="cpu"):
+def is_number(text):
+    """Whether float() takes it."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read_table(path):
+    """X (n, d) and y (n, 1), float64, of a CSV file of numbers; OSError says why it is none.
+
+    The last column is y. A first line without any number is a header.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        lines = [line for line in text.splitlines() if line.strip()]
+        if lines and not any(is_number(field) for field in lines[0].split(",")):
+            lines = lines[1:]
+        if not lines:
+            raise ValueError("it has no rows")
+        table = np.loadtxt(lines, delimiter=",", comments=None, ndmin=2)
+        if table.shape[1] < 2:
+            raise ValueError("it has one column only")
+        if not np.isfinite(table).all():
+            raise ValueError("a number is not finite")
+    except (OSError, ValueError) as error:
+        cause = " ".join(str(error).split())
+        raise OSError(f"{path} is not to be read as a table of numbers: {cause}") from error
+    table = torch.from_numpy(table)
+    return table[:, :-1], table[:, -1:]
+
+
+def make_problem(case, scale, seed, device="cpu", table=None):
     """Data of a case: X (n, d) times `scale`, y = X w_true + noise (n, 1), w_init (d, 1).
 
-    In float64, and drawn on the CPU, so that every device gets the same.
+    In float64, and drawn on the CPU, so that every device gets the same. A case that is none of
+    CASES has the X and y of `table`.
     """
-    rows, columns, rank, bias = CASES[case]
     torch.manual_seed(seed)
+    if case not in CASES:
+        X, y = table
+        w_init = torch.randn(X.shape[1], 1, dtype=torch.float64)
+        return scale * X.to(device), y.to(device), w_init.to(device)
+    rows, columns, rank, bias = CASES[case]
     if case == "housing-like":
         X = HOUSING_COLUMNS * (1 + 0.5 * torch.randn(rows, columns, dtype=torch.float64))
     else:
@@ -118,19 +166,19 @@ def relative_error(value, reference):
     return ((value - reference).norm() / reference.norm()).item()
 
 
-def check(case, scale, seed, device):
+def check(X, y, w_init):
     """Compare the gradients at w_init: {witness: relative error}, and how `==` fares in float32."""
-    X, y, w_init = make_problem(case, scale, seed, device)
     closed = closed_form_gradient(X, y, w_init)
     autograd = autograd_gradient(X, y, w_init)
     differences = finite_difference_gradient(X, y, w_init)
-    factored = 2 * X.T @ (X @ w_init - y)  # without the difference of two large terms
+    factored = factored_gradient(X, y, w_init)
     closed32 = closed_form_gradient(X.float(), y.float(), w_init.float())
     autograd32 = autograd_gradient(X.float(), y.float(), w_init.float())
     return {
         "float64": relative_error(autograd, closed),
         "finite differences": relative_error(differences, closed),
         "factored": relative_error(autograd, factored),
+        "finite differences, factored": relative_error(differences, factored),
         "float32": relative_error(autograd32, closed32),
         "equal": (autograd32 == closed32).double().mean().item(),  # share of entries
         "difference": (autograd32 - closed32).abs().max().item(),
@@ -145,26 +193,30 @@ def passes(result):
 
 def print_table(results):
     """Print a line for each case and scale of {(case, scale): what `check` found}."""
-    print(f"{'case':16}{'scale of X':>11}{'autograd':>11}{'differences':>13}{'float32':>10}"
-          f"{'float32 ==':>12}  verdict")
+    print("relative errors against the closed form (factored: against 2 X^T (Xw - y))")
+    width = max(len(case) for case, _ in results) + 2
+    print(f"{'case':{width}}{'scale of X':>11}{'autograd':>11}{'differences':>13}{'factored':>10}"
+          f"{'float32':>10}{'float32 ==':>12}  verdict")
     for (case, scale), result in results.items():
         verdict = "pass" if passes(result) else "FAIL"
-        print(f"{case:16}{scale:11.0e}{result['float64']:11.1e}{result['finite differences']:13.1e}"
-              f"{result['float32']:10.1e}{result['equal']:12.0%}  {verdict}")
+        print(f"{case:{width}}{scale:11.0e}{result['float64']:11.1e}"
+              f"{result['finite differences']:13.1e}"
+              f"{result['finite differences, factored']:10.1e}{result['float32']:10.1e}"
+              f"{result['equal']:12.0%}  {verdict}")
 
 
-def numbers_of(results, failed):
+def numbers_of(cases, results, failed):
     """The record's numbers: of each case the worst over all scales, and that at scale 1.
 
     Of the shares of equal entries it is the mean.
     """
     numbers = {"cases": len(results), "failed": failed}
-    for case in CASES:
+    for case in cases:
         for name, value in results[case, 1.0].items():
             values = [results[case, scale][name] for scale in SCALES]
             numbers[f"{case}/{name}"] = np.mean(values).item() if name == "equal" else max(values)
             numbers[f"{case}/{name}, scale 1"] = value
-    for witness in ("factored", *TOLERANCE):
+    for witness in (*FACTORED, *TOLERANCE):
         numbers[f"worst/{witness}"] = max(result[witness] for result in results.values())
     for witness, tolerance in TOLERANCE.items():
         numbers[f"tolerance/{witness}"] = tolerance
@@ -173,26 +225,27 @@ def numbers_of(results, failed):
 
 def fingerprint(args):
     """Norms of the closed-form gradient and of the loss of every case, at scale 1."""
+    cases, table = choose_cases(args)
     numbers = []
-    for case in CASES:
-        X, y, w_init = make_problem(case, 1.0, args.seed)
+    for case in cases:
+        X, y, w_init = make_problem(case, 1.0, args.seed, table=table)
         numbers.append(closed_form_gradient(X, y, w_init).norm().item())
         numbers.append(squared_error(X, y, w_init).item())
     return numbers
 
 
 # ------------------------------------------------------------------------------------- figures
-def draw_errors(path, results):
-    """Relative error against the scale of X: one thin line per case, the housing-like one thick."""
+def draw_errors(path, cases, results):
+    """Relative error against the scale of X: one thin grey line per case, the last one thick."""
     titles = {"float64": "autograd, float64", "float32": "autograd, float32",
               "finite differences": "finite differences"}
-    figure = Figure(figsize=(6.5, 1.8))
+    figure = Figure(figsize=(6.9, 1.9))
     panels = figure.subplots(1, 3, sharey=True)
     for axes, (witness, tolerance) in zip(panels, TOLERANCE.items()):
-        for case in CASES:
+        for case in cases:
             look = {"color": "0.6", "linewidth": 0.7}
-            if case == "housing-like":
-                look = {"color": "C3", "linewidth": 1.6, "marker": "o", "label": case}
+            if case == cases[-1]:
+                look = {"color": "black", "linewidth": 1.6, "marker": "o", "label": case}
             errors = [results[case, scale][witness] for scale in SCALES]
             drawn = [max(error, 1e-17) for error in errors]  # an exact 0 has no logarithm
             axes.loglog(SCALES, drawn, markersize=3, **look)
@@ -400,10 +453,22 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
     parser.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="of all chance")
+    parser.add_argument("--housing", metavar="CSV",
+                        help="a table of numbers as a further case; its last column is the target")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
     parser.add_argument("--out-dir", type=folder, default=HERE / "plots",
                         help="for the figure and the record")
-    return named(parser.parse_args(argv), "p1", (), parser, argv)
+    args = parser.parse_args(argv)
+    prefix = "p1" if args.housing is None else "p1_housing"
+    return named(args, prefix, ("housing",), parser, argv)
+
+
+def choose_cases(args):
+    """Names of the cases, and (X, y) of the table, whose case is the last and has its name."""
+    if args.housing is None:
+        return list(CASES), None
+    path = Path(args.housing).expanduser()
+    return [*CASES, f"table {path.stem}"], read_table(path)
 
 
 def main(argv=None):
@@ -412,16 +477,19 @@ def main(argv=None):
         prepare_folders(args.out_dir)
         device = choose_device(args.no_cuda)
         start = time.perf_counter()
+        cases, table = choose_cases(args)
         results = {}
-        for case in CASES:
+        for case in cases:
             for scale in SCALES:
-                results[case, scale] = check(case, scale, args.seed, device)
+                problem = make_problem(case, scale, args.seed, device, table)
+                results[case, scale] = check(*problem)
         failed = sum(1 for result in results.values() if not passes(result))
         print_table(results)
 
         stem = f"{args.out_dir / args.run_name}"
-        draw_errors(Path(f"{stem}_error.pdf"), results)
-        write_record(Path(f"{stem}.json"), args, [machine(device)], numbers_of(results, failed),
+        draw_errors(Path(f"{stem}_error.pdf"), cases, results)
+        numbers = numbers_of(cases, results, failed)
+        write_record(Path(f"{stem}.json"), args, [machine(device)], numbers,
                      headline=("failed", "worst/float64"), fingerprint=fingerprint(args),
                      seconds=time.perf_counter() - start, curves={})
     if failed:

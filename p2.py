@@ -3,7 +3,8 @@
     python p2.py                        both parts, 2.2 on 10 000 images of MNIST
     python p2.py --dataset fashion      the same on Fashion-MNIST
 
-It prints its numbers and writes plots/p2.json, plots/p2_hyper.pdf and plots/p2_decay.pdf.
+It prints its numbers and writes plots/p2.json and the figures plots/p2_lambda.pdf and p2_eta.pdf
+(2.1), p2_decay.pdf and p2_tails.pdf (2.2).
 
 2.2 is set in chapter 3 of Nielsen's Neural Networks and Deep Learning (2015): sigmoid units, plain
 SGD, parameters from N(0, 1), L2 on the weights alone, C = C_0 + lambda / (2n) ||w||^2. Four counts
@@ -42,6 +43,8 @@ from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 
+CURVATURES = (4.0, 1.0, 0.1)  # of the quadratic cost of 2.1; the first is the largest
+
 # Settings of 2.2
 EXAMPLES = 10_000  # n
 BATCH = 10  # m
@@ -56,6 +59,7 @@ NETWORKS = {  # name: (n_in, hidden units, lambda)
     "784-30-10": (784, 30, 10),
     "196-100-3": (196, 100, 3),
 }
+MEASURED = ("data", "along", "noise", "decay", "cost", "slope", "product")
 MAIN = "784-30-3"  # the others differ from it in one of the three, the last one in two
 
 
@@ -141,14 +145,14 @@ def descend_jointly(X, y, lam=2.0, eta=0.2, limit=1e6):
 def descend_on_validation(objective, log_lam, steps):
     """Descent on log(lambda), at rate 1, through objective(log_lam), which is (1,) as log_lam is.
 
-    [lambda before each step and at the end], and the objective at the end.
+    [(lambda, objective) before each step and at the end].
     """
     path = []
     for _ in range(steps + 1):
         cost, slope = value_and_slope(objective, log_lam)
-        path.append(log_lam.exp().item())
+        path.append((log_lam.exp().item(), cost.item()))
         log_lam = log_lam - slope
-    return path, cost.item()
+    return path
 
 
 def study_lambda(seed, device, outer=60):
@@ -163,28 +167,55 @@ def study_lambda(seed, device, outer=60):
     grid = torch.linspace(math.log(0.01), math.log(100), 100, dtype=torch.float64, device=device)
     costs, _ = value_and_slope(objective, grid)
     start = X.new_tensor([math.log(0.02)])
-    bilevel, cost = descend_on_validation(objective, start, outer)
+    bilevel = descend_on_validation(objective, start, outer)
     numbers = {
         "lambda/start": joint[0][0], "lambda/zero": zero, "lambda/steps": len(joint) - 1,
         "lambda/end": joint[-1][0], "lambda/floor": floor, "lambda/outer": outer,
         "lambda/weights": joint[-1][2], "lambda/weights at zero": joint[zero][2],
-        "lambda/from": bilevel[0], "lambda/found": bilevel[-1],
+        "lambda/from": bilevel[0][0], "lambda/found": bilevel[-1][0],
         "lambda/best": grid[costs.argmin()].exp().item(), "lambda/least": costs.min().item(),
-        "lambda/cost": cost, "lambda/error": difference_error(objective, grid[::10]),
+        "lambda/cost": bilevel[-1][1], "lambda/error": difference_error(objective, grid[::10]),
     }
-    return numbers, {"lambda_joint": [lam for lam, _, _ in joint], "lambda_bilevel": bilevel}
+    lams, path_costs = zip(*bilevel)
+    curves = {"lambda_joint": [lam for lam, _, _ in joint], "lambda_bilevel": lams,
+              "lambda_bilevel_cost": path_costs, "lambda_grid": grid.exp().tolist(),
+              "lambda_cost": costs.tolist()}
+    return numbers, curves
 
 
 # ------------------------------------------------------------------------------------ 2.1: eta
-def tanh_costs(eta, steps, init):
-    """C_t(eta), t = 0 ... steps, (steps + 1, G), of 1-8-1 networks of tanh units on sin(3x).
+def quadratic_cost(w):
+    """1/2 sum_i h_i w_i^2, (G,), of w (G, 3); h are the CURVATURES."""
+    return 0.5 * (w.new_tensor(CURVATURES) * w.square()).sum(1)
 
-    A run for each rate eta (G,), all from initialisation `init`. As the output is a tanh too, the
-    cost is bounded at every rate.
+
+def study_quadratic(device, steps):
+    """The closed form of 2.1: C_T(eta) = 1/2 sum_i h_i (1 - eta h_i)^2T, from w = 1.
+
+    Beyond eta = 2 / h_max the component of h_max grows by (eta h_max - 1)^2T.
     """
-    x = torch.linspace(-1, 1, 20, dtype=eta.dtype, device=eta.device)
+    h_max = CURVATURES[0]
+    eta = torch.linspace(0.005, 0.6, 120, dtype=torch.float64, device=device)
+    start = eta.new_ones(len(eta), len(CURVATURES))
+    costs = quadratic_cost(unroll(quadratic_cost, start, eta[:, None], steps)[-1]).detach()
+    shrink = 1 - eta[:, None] * eta.new_tensor(CURVATURES)
+    closed = quadratic_cost(shrink**steps)
+    numbers = {"quadratic/edge": 2 / h_max,
+               "quadratic/error": (costs / closed - 1).abs().max().item()}
+    curves = {"quadratic_eta": eta.tolist(), "quadratic_cost": costs.tolist(),
+              "quadratic_largest": (0.5 * h_max * shrink[:, 0]**(2 * steps)).tolist()}
+    return numbers, curves
+
+
+def tanh_problem(like, init):
+    """Parameters (1, 24) of a 1-8-1 network of tanh units, and its cost on sin(3x).
+
+    The cost is (G,) of w (G, 24), and bounded, as the output is a tanh too. Type and device are
+    those of the tensor `like`.
+    """
+    x = torch.linspace(-1, 1, 20, dtype=like.dtype, device=like.device)
     generator = torch.Generator().manual_seed(init)
-    start = torch.randn(1, 24, dtype=eta.dtype, generator=generator).to(eta.device)
+    start = torch.randn(1, 24, dtype=like.dtype, generator=generator).to(like.device)
 
     def cost(w):
         inner, bias, outer = w.chunk(3, dim=1)  # (G, 8) each
@@ -192,32 +223,45 @@ def tanh_costs(eta, steps, init):
         output = torch.tanh(hidden @ outer[:, :, None]).squeeze(2)  # (G, 20)
         return 0.5 * (output - torch.sin(3 * x)).square().mean(dim=1)
 
-    iterates = unroll(cost, start.repeat(len(eta), 1), eta[:, None], steps)
-    return torch.stack([cost(w) for w in iterates])
+    return start, cost
 
 
 def last_tanh_cost(eta, steps, init):
-    """C_T(eta), (G,), the objective of a descent on eta (G,)."""
-    return tanh_costs(eta, steps, init)[-1]
+    """C_T(eta), (G,), the objective of a descent on eta (G,): one training for each rate."""
+    start, cost = tanh_problem(eta, init)
+    return cost(unroll(cost, start.repeat(len(eta), 1), eta[:, None], steps)[-1])
+
+
+def largest_curvature(cost, w):
+    """h_max, the largest eigenvalue of the Hessian of `cost`, (G,), at w (G, P)."""
+    w = w.detach().requires_grad_()
+    gradient, = torch.autograd.grad(cost(w).sum(), w, create_graph=True)
+    rows = [torch.autograd.grad(entry.sum(), w, retain_graph=True)[0] for entry in gradient.T]
+    return torch.linalg.eigvalsh(torch.stack(rows, dim=1))[:, -1]
 
 
 def sweep_rates(etas, steps, init):
-    """C_t at every rate (steps + 1, E), and the derivative of C_T (E,), for etas (E,)."""
+    """For etas (E,): C_t (steps + 1, E), the derivative of C_T (E,), h_max at the end (E,)."""
+    start, cost = tanh_problem(etas, init)
     costs = []
     slopes = []
+    curvatures = []
     for chunk in etas.split(100):  # memory holds the graph of 100 trainings
         eta = chunk.detach().requires_grad_()
-        path = tanh_costs(eta, steps, init)
+        iterates = unroll(cost, start.repeat(len(eta), 1), eta[:, None], steps)
+        path = torch.stack([cost(w) for w in iterates])
         slope, = torch.autograd.grad(path[-1].sum(), eta)
         costs.append(path.detach())
         slopes.append(slope)
-    return torch.cat(costs, dim=1), torch.cat(slopes)
+        curvatures.append(largest_curvature(cost, iterates[-1]))
+    return torch.cat(costs, dim=1), torch.cat(slopes), torch.cat(curvatures)
 
 
-def find_edge(costs):
-    """Index of the smallest rate at which a step of training raises the cost; costs (T + 1, E)."""
-    rises = (costs[1:] > costs[:-1]).any(dim=0)
-    return rises.nonzero()[0].item()
+def find_edge(etas, curvatures):
+    """Index of the smallest rate with eta h_max >= 2 at the end of its training, or the last."""
+    beyond = etas * curvatures >= 2
+    beyond[-1] = True
+    return beyond.nonzero()[0].item()
 
 
 def summarise_rates(etas, costs, slopes, edge):
@@ -237,24 +281,26 @@ def summarise_rates(etas, costs, slopes, edge):
 
 
 def study_eta(seed, inits, device, steps=100):
-    """2.1 for eta: numbers (ranges over the initialisations), curves (of the first one)."""
+    """2.1 for eta: numbers (of each initialisation, and ranges), curves (of the first one)."""
     etas = torch.linspace(0.02, 16, 800, dtype=torch.float64, device=device)
+    numbers, curves = study_quadratic(device, steps)
     summaries = []
     for init in range(seed, seed + inits):
-        costs, slopes = sweep_rates(etas, steps, init)
-        edge = find_edge(costs)
+        costs, slopes, curvatures = sweep_rates(etas, steps, init)
+        edge = find_edge(etas, curvatures)
         summary = summarise_rates(etas, costs, slopes, edge)
         objective = partial(last_tanh_cost, steps=steps, init=init)
         summary["error"] = difference_error(objective, etas[:edge // 2])
         summaries.append(summary)
         if init == seed:
-            curves = {"eta": etas.tolist(), "eta_cost": costs[-1].tolist(),
-                      "eta_slope": slopes.tolist()}
-    numbers = {}
+            curves |= {"eta": etas.tolist(), "eta_cost": costs[-1].tolist(),
+                       "eta_slope": slopes.tolist()}
     for name in summaries[0]:
         values = [summary[name] for summary in summaries]
         numbers[f"eta/{name}/min"] = min(values)
         numbers[f"eta/{name}/max"] = max(values)
+        for place, value in enumerate(values, start=1):
+            numbers[f"eta/{place}/{name}"] = value
     return numbers | {"eta/rates": len(etas), "eta/steps": steps}, curves
 
 
@@ -302,9 +348,8 @@ def sgd_step(layers, x, y, decay):
         b.add_(error.sum(dim=1, keepdim=True), alpha=-RATE / len(x))
 
 
-def final_cost(layers, x, y):
-    """C_0 of each network, a mean over the images, (K,)."""
-    _, output = backpropagate(layers, x, y)
+def cost_of(output, y):
+    """C_0 of each network, a mean over the images, (K,), of outputs (K, B, 10)."""
     square = 0.5 * (output - y).square()
     entropy = F.binary_cross_entropy(output, y.expand_as(output), reduction="none")
     half = len(output) // 2
@@ -316,19 +361,32 @@ def weight_norms(layers):
     return torch.stack([W.flatten(1).norm(dim=1) for W, _ in layers])
 
 
-def gradient_norms(layers, x, y, penalty):
-    """Of each layer ||g||, <g, w> / ||w|| and penalty * ||w||, each (2, K).
+def measure(layers, x, y, penalty):
+    """What moves the norm of the weights: {quantity: array}, g being the gradient of C_0 over x.
 
-    g is the gradient of C_0 over all of x; penalty = lambda / n.
+    Of each layer (2, K): "data" ||g||, "along" <g, w> / ||w||, "decay" penalty ||w||, and "noise"
+    eta E||g_B||^2 / (2 ||w||), g_B of a mini-batch. A step changes ||w|| by -eta (along + decay -
+    noise), to first order in eta lambda / n = eta penalty.
+    Of each network (K,): "cost" C_0, and of the hidden units the means over images and units of
+    sigma'(z), "slope", and of |z| sigma'(z), "product".
     """
-    signals, _ = backpropagate(layers, x, y)
-    data = []
-    along = []
-    for (W, _), (inputs, error) in zip(layers, signals):
+    signals, output = backpropagate(layers, x, y)
+    lengths = weight_norms(layers)
+    found = {"data": [], "along": [], "noise": []}
+    for (W, _), (inputs, error), length in zip(layers, signals, lengths):
         g = inputs.mT @ error / len(x)
-        data.append(g.flatten(1).norm(dim=1))
-        along.append((g * W).flatten(1).sum(dim=1) / W.flatten(1).norm(dim=1))
-    return torch.stack(data), torch.stack(along), penalty * weight_norms(layers)
+        square = g.square().sum(dim=(1, 2))
+        lone = inputs.square().sum(dim=2) * error.square().sum(dim=2)  # ||g||^2 of each image
+        batch = square + (lone.mean(dim=1) - square) / BATCH  # E||g_B||^2
+        found["data"].append(square.sqrt())
+        found["along"].append((g * W).sum(dim=(1, 2)) / length)
+        found["noise"].append(RATE * batch / (2 * length))
+    hidden, _ = signals[1]
+    slope = hidden * (1 - hidden)
+    product = hidden.logit(eps=1e-7).abs() * slope
+    return {name: torch.stack(values) for name, values in found.items()} | {
+        "decay": penalty * lengths, "cost": cost_of(output, y),
+        "slope": slope.mean(dim=(1, 2)), "product": product.mean(dim=(1, 2))}
 
 
 def epochs_of(lam):
@@ -340,7 +398,7 @@ def train(network, images, y, args, bar):
     """Train on images (n, 1, 28, 28), one-hot y (n, 10); {quantity: array}, networks last (K).
 
     "norm" (E + 1, 2, K) and "dark" (E + 1,) before each epoch and at the end; at each step of
-    "mark" (S,) the gradients "data", "along" and "decay" (S, 2, K); "cost" (K,) at the end.
+    "mark" (S,) what `measure` returns, (S, 2, K) or (S, K).
     """
     inputs, _, lam = network
     n = len(images)
@@ -352,18 +410,16 @@ def train(network, images, y, args, bar):
     first_weights = layers[0][0]  # (K, n_in, hidden), changed in place
     epochs = epochs_of(lam)
     steps = n // BATCH
-    marks = {0, 1, 3, 10, 30, 100, 300, steps}
-    marks |= set(range(0, epochs * steps + 1, steps * math.ceil(epochs / 10)))
-    history = {name: [] for name in ("norm", "dark", "mark", "data", "along", "decay")}
+    marks = {0, 1, 3, 10, 30, 100, 300} | set(range(0, epochs * steps + 1, steps))
+    history = {name: [] for name in ("norm", "dark", "mark", *MEASURED)}
     for step in range(epochs * steps + 1):
         if step % steps == 0:
             batches = torch.randperm(n, generator=generator).to(x.device).split(BATCH)
             history["norm"].append(weight_norms(layers))
             history["dark"].append(first_weights[:, dark].norm())
         if step in marks:
-            gradients = gradient_norms(layers, x, y, lam / n)
-            for name, values in zip(("data", "along", "decay"), gradients):
-                history[name].append(values)
+            for name, value in measure(layers, x, y, lam / n).items():
+                history[name].append(value)
             history["mark"].append(torch.tensor(step))
         if step == epochs * steps:
             break
@@ -372,16 +428,15 @@ def train(network, images, y, args, bar):
         if (step + 1) % steps == 0:
             bar.update()
     result = {name: torch.stack(values) for name, values in history.items()}
-    result["cost"] = final_cost(layers, x, y)
     return {name: values.double().cpu().numpy() for name, values in result.items()}
 
 
 # --------------------------------------------------------------------------- 2.2: measurements
 def of_cost(run, cost):
     """What `train` returned, of the networks of one of COSTS alone."""
-    half = len(run["cost"]) // 2
+    half = run["norm"].shape[-1] // 2
     networks = slice(half) if cost == "quadratic" else slice(half, None)
-    return {name: run[name][..., networks] for name in ("norm", "data", "along", "decay", "cost")}
+    return {name: run[name][..., networks] for name in ("norm", *MEASURED)}
 
 
 def tail_off(norms, pace):
@@ -404,11 +459,13 @@ def first_epochs(run, nets, lam, n):
     after_epoch = np.searchsorted(run["mark"], n // BATCH)
     early = run["mark"] * pace * BATCH / n <= 1  # eta lambda t / m
     along = np.abs(nets["along"][early, 0] / nets["decay"][early, 0])
+    cosine = np.abs(nets["along"][0, 0] / nets["data"][0, 0])  # of g and w, before training
     logs = []  # of ||w|| / ||w_0|| at eta lambda t / m = 1
     for norms in nets["norm"][:, 0].T:
         logs.append(np.interp(1 / pace, np.arange(len(norms)), np.log(norms / norms[0])))
     return {"needed": lam * ratio[0], "start": ratio[0], "epoch 1": ratio[after_epoch],
-            "along": along.max(axis=0), "excess": np.exp(np.add(logs, 1)) - 1}
+            "along": along.max(axis=0), "cosine": cosine, "slope": nets["slope"][0],
+            "product": nets["product"][0], "excess": np.exp(np.add(logs, 1)) - 1}
 
 
 def last_epochs(nets, network, n):
@@ -423,7 +480,7 @@ def last_epochs(nets, network, n):
     pace = RATE * lam / BATCH
     norm = nets["norm"]  # (E + 1, 2, I)
     found = {"end out": norm[-1, 1] / output_weights**0.5,
-             "penalty": lam / (2 * n) * (norm[-1]**2).sum(axis=0), "cost": nets["cost"]}
+             "penalty": lam / (2 * n) * (norm[-1]**2).sum(axis=0), "cost": nets["cost"][-1]}
     for suffix, curves, count in (("", norm[:, 0], hidden_weights),
                                   (" all", np.linalg.norm(norm, axis=1), weights)):
         tails = np.array([tail_off(norms, pace) for norms in curves.T])
@@ -434,6 +491,30 @@ def last_epochs(nets, network, n):
     return found
 
 
+def balance(run, nets, network, n):
+    """(c) of 2.2: what stops the decay of the hidden weights, at their tail-off; {quantity: (I,)}.
+
+    "gain" is what the weights get back in that epoch, as a share of what decay takes; "pull" and
+    "noise share" are the parts of the mean gradient and of its noise, from the gradients at the
+    start and the end of the epoch. "ratio" is ||g|| / decay, "penalty" (lambda / 2n) ||w||^2 of the
+    hidden weights.
+    """
+    pace = RATE * network[2] / BATCH
+    found = []
+    for place, norms in enumerate(nets["norm"][:, 0].T):
+        epoch, norm = tail_off(norms, pace)
+        shrinks = math.log(norms[math.floor(epoch)] / norms[math.ceil(epoch)])
+        at = {name: np.interp(epoch * (n // BATCH), run["mark"], nets[name][:, 0, place])
+              for name in ("data", "along", "noise", "decay")}
+        at |= {name: np.interp(epoch * (n // BATCH), run["mark"], nets[name][:, place])
+               for name in ("cost", "slope")}
+        at |= {"ratio": at["data"] / at["decay"], "cosine": -at["along"] / at["data"],
+               "gain": 1 - shrinks / pace, "pull": -at["along"] / at["decay"],
+               "noise share": at["noise"] / at["decay"], "penalty": at["decay"] * norm / 2}
+        found.append(at)
+    return {f"tail/{name}": np.array([at[name] for at in found]) for name in found[0]}
+
+
 def summarise(network, run, n):
     """Numbers of one network: {cost/quantity: mean, cost/quantity/sd} over initialisations."""
     inputs, hidden, lam = network
@@ -442,6 +523,7 @@ def summarise(network, run, n):
     for cost in COSTS:
         nets = of_cost(run, cost)
         found = first_epochs(run, nets, lam, n) | last_epochs(nets, network, n)
+        found |= balance(run, nets, network, n)
         for name, values in found.items():
             numbers[f"{cost}/{name}"] = float(np.mean(values))
             numbers[f"{cost}/{name}/sd"] = float(np.std(values, ddof=1))
@@ -466,15 +548,44 @@ def compare(runs, n):
         numbers[f"width exponent/{cost}"] = exponent((30, 10, 100), by_width)
         numbers[f"lambda exponent/{cost}"] = exponent((3, 1, 10), by_lambda)
 
-    share = RATE * NETWORKS[MAIN][2] / n  # eta lambda / n: what a step takes
-    for place, u in enumerate((share, 0.01, 0.1, 0.5)):
-        numbers[f"second order/{place}"] = -math.log1p(-u) / u - 1
+    numbers |= check_factor(n)
     dark = runs[MAIN]["dark"]
     if dark[0]:  # pixels that are black in every image, whose weights only decay
         epochs = len(dark) - 1
-        rate = math.log(dark[-1] / dark[0]) / math.log1p(-share)
+        rate = math.log(dark[-1] / dark[0]) / math.log1p(-RATE * NETWORKS[MAIN][2] / n)
         numbers["dark"] = abs(rate / epochs / (n // BATCH) - 1)
-    return numbers | {"check/exact": (1 - 5e-5)**5000, "check/limit": math.exp(-0.25), "n": n}
+    return numbers | {"n": n}
+
+
+def saturation(images):
+    """(a) of 2.2: means of sigma'(z) and |z| sigma'(z) for z from N(0, s^2), s^2 = 1 + ||x||^2.
+
+    To leading order in 1/s they are the integrals of the two functions, 1 and 2 log 2, times the
+    density of z at 0; a mean over images (n, 1, 28, 28).
+    """
+    s = (1 + images.flatten(1).double().square().sum(dim=1)).sqrt()
+    density = (1 / (math.sqrt(2 * math.pi) * s)).mean().item()
+    return {"saturation/slope": density, "saturation/product": 2 * math.log(2) * density,
+            "saturation/norm": (s.square() - 1).mean().sqrt().item()}
+
+
+def check_factor(n):
+    """(b) of 2.2: the factor of an epoch without data, exact and in the limit, m = BATCH.
+
+    Of this script's network, of Nielsen's (n = 50 000, eta lambda = 2.5), and where eta lambda is
+    below n but its square is not below 2 n m.
+    """
+    numbers = {}
+    for name, examples, product in (("here", n, RATE * NETWORKS[MAIN][2]), ("book", 50_000, 2.5),
+                                    ("near", 50_000, 100.0), ("far", 50_000, 1000.0)):
+        steps = examples / BATCH
+        exponent = steps * math.log1p(-product / examples)
+        limit = -product / BATCH
+        found = {"n": examples, "product": product, "share": product / examples,
+                 "square": product**2 / (2 * examples * BATCH), "exact": math.exp(exponent),
+                 "limit": math.exp(limit), "quotient": math.exp(exponent - limit)}
+        numbers |= {f"factor/{name}/{quantity}": value for quantity, value in found.items()}
+    return numbers
 
 
 def fingerprint(args):
@@ -489,98 +600,126 @@ def fingerprint(args):
     y = F.one_hot(torch.randint(10, (64,), generator=drawn), 10).float()
     run = train((784, 10, 100), images, y, args, tqdm(disable=True))
     torch.set_num_threads(threads)
-    return [validation.item(), unrolled.item(), *run["cost"].tolist()]
+    return [validation.item(), unrolled.item(), *run["cost"][-1].tolist()]
 
 
 # ------------------------------------------------------------------------------------- figures
-LOOKS = {  # of the two costs
-    "quadratic": {"color": "black", "linewidth": 1.7, "fillstyle": "none"},
-    "cross-entropy": {"color": "C3", "linewidth": 0.7, "fillstyle": "full"},
-}
+def draw_lambda(path, curves):
+    """2.1: lambda through descent on the training cost; the validation cost over lambda."""
+    figure = Figure(figsize=(6.9, 1.9))
+    joint, validation = figure.subplots(1, 2)
+    joint.plot(curves["lambda_joint"], color="black")
+    joint.axhline(0, color="0.6", linewidth=0.8)
+    joint.set_yscale("symlog", linthresh=1)
+    joint.set(xlabel="step of descent", ylabel=r"$\lambda$", title="descent on the training cost")
+
+    validation.semilogx(curves["lambda_grid"], curves["lambda_cost"], color="0.6",
+                        label="validation cost")
+    lams = curves["lambda_bilevel"]
+    costs = curves["lambda_bilevel_cost"]
+    validation.semilogx(lams, costs, "o", color="black", fillstyle="none", markersize=3,
+                        label="steps of descent")
+    validation.semilogx(lams[-1], costs[-1], "o", color="black", markersize=5, label="the last")
+    validation.set(xlabel=r"$\lambda$", ylabel="validation cost",
+                   title="descent on the validation cost")
+    validation.legend()
+    save_figure(figure, path)
 
 
-def draw_hyper(path, curves):
-    """2.1: lambda through descent on either cost; C_T(eta); its derivative, by sign."""
-    figure = Figure(figsize=(6.5, 2.0))
-    descent, final, derivative = figure.subplots(1, 3)
-    descent.plot(curves["lambda_joint"], color="black", label="training cost")
-    descent.plot(curves["lambda_bilevel"], color="C3", linestyle="--", label="validation cost")
-    descent.set_yscale("symlog", linthresh=0.1)
-    descent.set(xlabel="step of descent", ylabel=r"$\lambda$", title=r"descent on $\lambda$")
-    descent.legend(loc=(0.38, 0.52))
+def draw_eta(path, curves, edge):
+    """2.1: C_T(eta) of a quadratic and of a network, and its derivative; edges 2 / h_max marked."""
+    figure = Figure(figsize=(6.9, 2.3))
+    quadratic, final, derivative = figure.subplots(1, 3)
+    eta = np.array(curves["quadratic_eta"])
+    quadratic.semilogy(eta, curves["quadratic_largest"], color="0.75", linewidth=4,
+                       label=r"part of $h_{\max}$")
+    quadratic.semilogy(eta, curves["quadratic_cost"], color="black", label="$C_T$")
+    quadratic.set(xlabel=r"$\eta$", ylabel="$C_T$", title="quadratic cost", ylim=(1e-6, 1e6))
 
     eta = np.array(curves["eta"])
     final.semilogx(eta, curves["eta_cost"], color="black", linewidth=0.7)
-    final.set(xlabel=r"$\eta$", ylabel="$C_T$", title="cost after 100 steps")
+    final.set(xlabel=r"$\eta$", ylabel="$C_T$", title="network", xlim=(0.1, 16),
+              ylim=(0, None))
 
     slope = np.array(curves["eta_slope"])
-    for chosen, marker, color, label in ((slope > 0, "x", "black", "positive"),
-                                         (slope < 0, "o", "C3", "negative")):
-        derivative.loglog(eta[chosen], np.abs(slope[chosen]), marker, color=color, markersize=2,
-                          markeredgewidth=0.5, fillstyle="none", label=label)
-    derivative.set(xlabel=r"$\eta$", ylabel=r"$|dC_T/d\eta|$", title="its derivative",
-                   ylim=(1e-7, None))
-    derivative.legend(loc="lower left", handletextpad=0.1)
+    for chosen, marker, color, label in ((slope > 0, "+", "black", "positive"),
+                                         (slope < 0, "o", "0.5", "negative")):
+        derivative.loglog(eta[chosen], np.abs(slope[chosen]), marker, color=color, markersize=3,
+                          markeredgewidth=0.6, fillstyle="none", label=label)
+    derivative.set(xlabel=r"$\eta$", ylabel=r"$|dC_T/d\eta|$", title="network, derivative",
+                   xlim=(0.1, 16), ylim=(1e-7, None))
+    for axes, place in ((quadratic, 2 / CURVATURES[0]), (final, edge), (derivative, edge)):
+        axes.axvline(place, color="black", linestyle=":", linewidth=1, label=r"edge $2/h_{\max}$")
+    quadratic.legend(loc="upper left")
+    signs = derivative.get_lines()[:2]
+    derivative.legend(handles=signs, loc="lower left", handlelength=1, borderaxespad=0)
     save_figure(figure, path)
 
 
-def draw_decay(path, runs, numbers):
-    """2.2: norms against exp(-eta lambda t/m); gradients; weights where decay tails off."""
-    figure = Figure(figsize=(6.5, 2.1))
-    norms, gradients, tails = figure.subplots(1, 3)
-    draw_norms(norms, runs)
-    draw_gradients(gradients, runs[MAIN])
-    draw_tails(tails, numbers)
-    for axes, place in ((norms, "lower left"), (gradients, "lower left"), (tails, "right")):
-        axes.legend(fontsize=6, handlelength=1.5, labelspacing=0.2, loc=place)
+def draw_decay(path, runs, n):
+    """2.2: norms against exp(-eta lambda t/m), and gradients; a column for each cost."""
+    figure = Figure(figsize=(6.9, 4.5))
+    norms, gradients = figure.subplots(2, 2, sharey="row")
+    for column, cost in enumerate(COSTS):
+        draw_norms(norms[column], runs, cost)
+        draw_gradients(gradients[column], runs[MAIN], cost, n)
+    norms[0].set_ylabel(r"$||w_t||\,/\,||w_0||$")
+    gradients[0].set_ylabel("size of gradient")
+    norms[0].legend(loc="lower left", handlelength=1.5, labelspacing=0.2)
+    figure.legend(*gradients[0].get_legend_handles_labels(), loc="outside lower center", ncol=5)
     save_figure(figure, path)
 
 
-def label_once(cost, label):
-    """The label for the legend, which names every line once, as that of the cross-entropy."""
-    return label if cost == "cross-entropy" else None
-
-
-def draw_norms(axes, runs):
-    """Norm of the hidden weights over eta lambda t / m, of the first initialisation."""
-    axes.plot([0, 5], np.exp([0, -5]), color="0.7", linewidth=3,
+def draw_norms(axes, runs, cost):
+    """Norm of the hidden weights over eta lambda t / m, first initialisation; tail-off marked."""
+    axes.plot([0, END], np.exp([0, -END]), color="0.75", linewidth=4,
               label=r"$\exp(-\eta\lambda t/m)$")
-    for cost, look in LOOKS.items():
-        for tag, line in (("784-30-1", ":"), (MAIN, "--"), ("784-30-10", "-")):
-            _, _, lam = NETWORKS[tag]
-            norm = of_cost(runs[tag], cost)["norm"][:, 0, 0]
-            elapsed = RATE * lam / BATCH * np.arange(len(norm))
-            axes.semilogy(elapsed, norm / norm[0], line, **look,
-                          label=label_once(cost, rf"$\lambda = {lam}$"))
-    axes.set(xlabel=r"$\eta\lambda t/m$, $t$ in epochs", ylabel=r"$||w_t||\,/\,||w_0||$",
-             title="hidden weights")
+    for tag, line in (("784-30-1", ":"), (MAIN, "--"), ("784-30-10", "-")):
+        _, _, lam = NETWORKS[tag]
+        pace = RATE * lam / BATCH
+        norm = of_cost(runs[tag], cost)["norm"][:, 0, 0]
+        elapsed = pace * np.arange(len(norm))
+        axes.semilogy(elapsed, norm / norm[0], line, color="black", label=rf"$\lambda = {lam}$")
+        epoch, tail = tail_off(norm, pace)
+        last = "tail-off" if tag == "784-30-10" else None
+        axes.plot(epoch * pace, tail / norm[0], "o", color="black", fillstyle="none",
+                  linestyle="none", label=last)
+    axes.set(xlabel=r"$\eta\lambda t/m$, $t$ in epochs", title=f"norm of hidden weights, {cost}")
 
 
-def draw_gradients(axes, run):
-    """Norms of the two gradients of the hidden weights over the steps, first initialisation."""
-    for cost, look in LOOKS.items():
-        nets = of_cost(run, cost)
-        for name, line, label in (("data", "-", "data"), ("decay", "--", "decay"),
-                                  ("along", ":", "data, along $w$")):
-            size = np.abs(nets[name][:, 0, 0])
-            axes.loglog(run["mark"] + 1, size, line, **look, label=label_once(cost, label))
-    axes.set(xlabel="step + 1", ylabel="norm of gradient", title="gradients, hidden weights",
-             ylim=(1e-6, None))
+def draw_gradients(axes, run, cost, n):
+    """What moves the norm of the hidden weights over the steps, first initialisation."""
+    nets = of_cost(run, cost)
+    for name, look, label in (
+            ("data", {"color": "0.6", "linewidth": 2.5}, r"data, $||g||$"),
+            ("decay", {"color": "black"}, r"decay, $(\lambda/n)\,||w||$"),
+            ("along", {"color": "black", "linestyle": "--"}, "data along $w$"),
+            ("noise", {"color": "black", "linestyle": ":"}, "noise of SGD")):
+        axes.loglog(run["mark"] + 1, np.abs(nets[name][:, 0, 0]), label=label, **look)
+    epoch, _ = tail_off(nets["norm"][:, 0, 0], RATE * NETWORKS[MAIN][2] / BATCH)
+    axes.axvline(epoch * (n // BATCH), color="black", linewidth=0.6, label="tail-off")
+    axes.set(xlabel="step + 1", title=f"gradients, {cost}", ylim=(5e-6, 10))
 
 
-def draw_tails(axes, numbers):
-    """RMS of the hidden weights where decay tails off, over N_w, beside the two scales."""
-    for cost, look in LOOKS.items():
+def draw_tails(path, numbers):
+    """2.2: RMS of the hidden weights where decay tails off, over N_w, beside the scales."""
+    figure = Figure(figsize=(6.9, 2.2))
+    panels = figure.subplots(1, 2, sharey=True)
+    ends = np.array([6e3, 1e5])
+    for axes, cost in zip(panels, COSTS):
         for tag, marker in zip(NETWORKS, "osDv^*"):
-            weights = numbers[f"{tag}/weights"]
-            rms = numbers[f"{tag}/{cost}/tail"]
-            axes.loglog(weights, rms, marker, color=look["color"], fillstyle=look["fillstyle"],
-                        markersize=4, label=label_once(cost, tag))
-    ends = np.array([6e3, 9e4])
-    axes.loglog(ends, ends**-0.5, color="0.4", label=r"$1/\sqrt{N_w}$")
-    axes.loglog(ends, [784**-0.5, 784**-0.5], color="0.4", linestyle="--",
-                label=r"$1/\sqrt{784}$")
-    axes.set(xlabel="$N_w$", ylabel="RMS weight", title="where decay tails off", xlim=(5e3, 2e6))
+            inputs, hidden, lam = NETWORKS[tag]
+            axes.loglog(numbers[f"{tag}/weights"], numbers[f"{tag}/{cost}/tail"], marker,
+                        color="black", fillstyle="none", markersize=5,
+                        label=rf"{inputs}-{hidden}, $\lambda = {lam}$")
+        axes.loglog(ends, ends**-0.5, color="0.4", label=r"$1/\sqrt{N_w}$")
+        for inputs, line in ((196, "-."), (784, "--")):
+            axes.loglog(ends, [inputs**-0.5] * 2, color="0.4", linestyle=line,
+                        label=rf"$1/\sqrt{{{inputs}}} = 1/{math.isqrt(inputs)}$")
+        axes.set(xlabel="number of weights $N_w$", title=cost)
+    panels[0].set_ylabel("RMS hidden weight")
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside center right")
+    save_figure(figure, path)
 
 
 # ------------------------------------------------------- files: the same text in every script
@@ -885,14 +1024,16 @@ def main(argv=None):
             runs = {tag: train(network, images, y, args, bar) for tag, network in NETWORKS.items()}
         lambda_numbers, lambda_curves = study_lambda(args.seed, device)
         eta_numbers, eta_curves = study_eta(args.seed, args.inits, device)
-        numbers = lambda_numbers | eta_numbers | compare(runs, len(images))
+        numbers = lambda_numbers | eta_numbers | compare(runs, len(images)) | saturation(images)
         curves = lambda_curves | eta_curves
         for name, value in numbers.items():
             print(f"{name:44}{value:.4g}")
 
         stem = f"{args.out_dir / args.run_name}"
-        draw_hyper(Path(f"{stem}_hyper.pdf"), curves)
-        draw_decay(Path(f"{stem}_decay.pdf"), runs, numbers)
+        draw_lambda(Path(f"{stem}_lambda.pdf"), curves)
+        draw_eta(Path(f"{stem}_eta.pdf"), curves, numbers["eta/1/edge"])
+        draw_decay(Path(f"{stem}_decay.pdf"), runs, len(images))
+        draw_tails(Path(f"{stem}_tails.pdf"), numbers)
         write_record(Path(f"{stem}.json"), args, [machine(device)], numbers,
                      headline=("lambda/found", "784-30-3/quadratic/tail"), fingerprint=steps,
                      seconds=time.perf_counter() - start, curves=curves)

@@ -13,7 +13,16 @@ def test_gradient_by_hand():
     expected = torch.tensor([[-10.0], [-16.0]])
     assert torch.equal(p1.closed_form_gradient(X, y, w), expected)
     assert torch.equal(p1.autograd_gradient(X, y, w), expected)
+    assert torch.equal(p1.factored_gradient(X, y, w), expected)
     torch.testing.assert_close(p1.finite_difference_gradient(X, y, w), expected)
+
+
+@pytest.mark.parametrize("case", p1.CASES)
+def test_differences_know_no_formula_and_agree_with_the_factored_form(case):
+    """They stay at rounding where the closed form subtracts two large vectors."""
+    result = p1.check(*p1.make_problem(case, 1.0, seed=3))
+    assert result["finite differences, factored"] < 2e-14
+    assert result["factored"] < 1e-15  # autograd evaluates that form; on some machines to the bit
 
 
 @pytest.mark.parametrize("case", p1.CASES)
@@ -33,6 +42,54 @@ def test_the_command_passes_and_writes_its_record(command, tmp_path):
     assert record["numbers"]["cases"] == len(p1.CASES) * len(p1.SCALES)
     assert record["numbers"]["worst/float64"] < 1e-12 < record["numbers"]["worst/float32"]
     assert record["command"].startswith("python p1.py") and (tmp_path / "p1_error.pdf").exists()
+
+
+def table_file(folder, text):
+    path = folder / "houses.csv"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("header", ["", "MedInc,HouseAge,value\n", '"a","e","target"\n\n'])
+def test_a_table_is_read_with_and_without_a_header(tmp_path, header):
+    X, y = p1.read_table(table_file(tmp_path, header + "1,-2.5,3e5\n4,0.5,6\n"))
+    assert torch.equal(X, torch.tensor([[1, -2.5], [4, 0.5]], dtype=torch.float64))
+    assert torch.equal(y, torch.tensor([[3e5], [6]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("text", "cause"), [
+    ("", "no rows"), ("a,b\n", "no rows"), ("1\n2\n", "one column"), ("nan,2\n1,2\n", "not finite"),
+    ("1,2\n3\n", "columns"), ("1,near bay\n", "near bay"), ("1,,3\n", "convert")])
+def test_what_is_no_table_of_numbers_is_one_line(fails, tmp_path, text, cause):
+    path = table_file(tmp_path, text)
+    line = fails(p1, ["--housing", path, "--out-dir", tmp_path / "plots"], 1)
+    assert "houses.csv" in line and cause in line
+
+
+def test_a_table_that_is_missing_or_no_text_is_one_line(fails, tmp_path):
+    flags = ["--out-dir", tmp_path / "plots", "--housing"]
+    assert "No such file" in fails(p1, [*flags, tmp_path / "none.csv"], 1)
+    (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
+    assert "binary.csv" in fails(p1, [*flags, tmp_path / "binary.csv"], 1)
+    assert "directory" in fails(p1, [*flags, tmp_path], 1)
+    assert not list((tmp_path / "plots").iterdir())
+
+
+def test_a_table_is_a_further_case_in_a_record_of_its_own(tmp_path):
+    torch.manual_seed(0)
+    table = p1.HOUSING_COLUMNS * torch.rand(50, 8, dtype=torch.float64)
+    path = table_file(tmp_path, "\n".join(",".join(map(repr, row)) for row in table.tolist()))
+    p1.main(["--housing", str(path), "--out-dir", str(tmp_path / "plots")])
+    written = {file.name for file in (tmp_path / "plots").iterdir()}
+    assert written == {"p1_housing.json", "p1_housing_error.pdf"}
+    record = json.loads((tmp_path / "plots/p1_housing.json").read_text())
+    X, y = table[:, :-1], table[:, -1:]
+    torch.manual_seed(1)
+    gradient = 2 * X.T @ (X @ torch.randn(7, 1, dtype=torch.float64) - y)
+    found = record["numbers"]["table houses/gradient, scale 1"]
+    assert found == pytest.approx(gradient.abs().max().item(), rel=1e-10)
+    assert record["numbers"]["cases"] == (len(p1.CASES) + 1) * len(p1.SCALES)
+    assert record["numbers"]["failed"] == 0
 
 
 @pytest.mark.parametrize("wrong", [
