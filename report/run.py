@@ -387,6 +387,8 @@ def main(argv=None):
         return int(any(state.startswith("stale") for state in states.values()))
 
     todo = with_what_the_judge_needs(todo, lines, runs_dir)
+    if any(line.script == JUDGE for line in todo):  # then the tables over scores are no longer so
+        todo += [line for line in chosen if line.script == TABLES and line not in todo]
     records = {line.name: committed(line.record) for line in todo}
     recorded = {name: json.loads(text)["seconds"] for name, text in records.items() if text}
     failed = run_all(todo, recorded, out_dir, runs_dir, args.jobs)

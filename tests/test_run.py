@@ -207,9 +207,9 @@ def test_scores_that_do_not_count_are_made_again_from_samples_that_are_made_agai
     commit(project)
     ran, done = campaign(project, "--check")
     assert done.returncode == 1 and "gan_n2_scores: stale: it is of another judge" in done.stdout
-    assert campaign(project)[0] == ["gan_n2_scores"]  # its samples are there
+    assert campaign(project)[0] == ["gan_n2_scores", "p5_seeds"]  # its samples are there
     shutil.rmtree(project / "runs")
-    assert campaign(project)[0] == ["gan_n2 --resume", "gan_n2_scores"]
+    assert campaign(project)[0] == ["gan_n2 --resume", "gan_n2_scores", "p5_seeds"]
     judge.write_text('{"judge": "c"}')
     commit(project)
     assert [name for name in campaign(project)[0] if "--resume" not in name] == [
