@@ -786,10 +786,10 @@ def pair_up(images, distance, index, training):
 def draw_tiles(path, images, names, columns=10, width=3.4):
     """Images uint8 (N, 28, 28) on a fixed grey scale, in rows of `columns`, with their `names`.
 
-    The figure is `width` inches wide, of which names take half an inch.
+    The figure is `width` inches wide, of which names take 0.65.
     """
     rows = len(images) // columns
-    side = (width - (0.55 if names else 0)) / columns  # of an image, in inches
+    side = (width - (0.65 if names else 0)) / columns  # of an image, in inches
     figure = Figure(figsize=(width, 0.05 + side * rows))
     axes = figure.subplots()
     tiles = torchvision.utils.make_grid(images[:, None].cpu(), nrow=columns, pad_value=128)[0]
