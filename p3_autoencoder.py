@@ -443,16 +443,17 @@ def draw_denoiser(path, denoiser):
     near = exact.norm(dim=1) < 3 * SIGMA  # farther out points are too rare to learn from
     tails = grid[near].T.numpy()
 
-    figure = Figure(figsize=(4.2, 2.5))
+    figure = Figure(figsize=(4.4, 2.6))
     axes = figure.subplots()
     curve = np.linspace(-1, 1, 200)
-    axes.plot(curve, curve**2, color="C0", linewidth=3, label="data $y = x^2$")
+    axes.plot(curve, curve**2, color="C0", linewidth=3, label="data $x_2 = x_1^2$")
     to_scale = {"angles": "xy", "scale_units": "xy", "scale": 1}
     axes.quiver(*tails, *exact[near].T.numpy(), color="0.65", width=0.012,
                 label=r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$", **to_scale)
     axes.quiver(*tails, *learned[near].T.numpy(), color="black", width=0.003, label="learned",
                 **to_scale)
-    axes.set(xlabel=r"$\hat x_1$", ylabel=r"$\hat x_2$", aspect="equal")
+    axes.set(xlabel=r"first coordinate $\hat{x}_1$", ylabel=r"second coordinate $\hat{x}_2$",
+             aspect="equal")
     figure.legend(loc="outside upper center", ncols=3)
     save_figure(figure, path)
 
