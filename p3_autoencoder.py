@@ -386,7 +386,7 @@ def report_planes(stem, models, train_set, test_set):
     train_images, _ = train_set
     test_images, test_labels = test_set
     pca, explained = pca_network(train_images)
-    numbers = {}
+    numbers = {"neighbours": NEIGHBOURS}
     codes = {}
     reconstructions = {"test image": test_images[:8]}
     bases = {}
