@@ -8,10 +8,11 @@ A run is named after its command: p3_mnist, p3_fashion_epochs10_seed2. It writes
     runs/<run>.pt              checkpoint, saved after every epoch
     plots/<run>.json, _*.pdf   record and figures of both problems
 
-3.2 corrupts points of a parabola and trains a denoiser, which Alain & Bengio (2014,
-arXiv:1211.4246) show to find the posterior mean. 3.3 trains 784-2-784 with a linear and with a
-sigmoid output and sets both beside PCA, the best that a linear output can do (Bourlard & Kamp
-1988). Errors are squared, means over images and pixels in [0, 1].
+3.2 corrupts points of a parabola and trains a denoiser, whose optimum is known: the posterior
+mean, by the formula of Tweedie (Robbins 1956; Miyasawa 1961; Efron 2011). 3.3 trains 784-2-784
+with a sigmoid output, the answer to the question, and with a linear one. Both stand beside PCA,
+the best that a linear output can do (Bourlard & Kamp 1988). Errors are squared, means over images
+and pixels in [0, 1].
 """
 import argparse
 import contextlib
@@ -49,12 +50,14 @@ HERE = Path(__file__).resolve().parent
 PIXELS = 28 * 28
 
 # 3.2: points of a parabola
+DRAWN_POINTS = 600  # in the figure
 SIGMA = 0.15  # standard deviation of the Gaussian corruption
 MASKED = 0.25  # probability that masking sets a coordinate to 0
 DENOISER_STEPS = 6000
 QUADRATURE_POINTS = 4001  # on the parabola, for the posterior mean
 
-# 3.3: networks by name, and as the figures call them
+# 3.3: the number of neighbours in the plane; networks by name, and as the figures call them
+NEIGHBOURS = 15
 TITLES = {"pca": "PCA", "linear": "linear output", "sigmoid": "sigmoid output"}
 
 
@@ -89,8 +92,8 @@ def corrupt_masking(x):
 def train_denoiser(seed):
     """A network 2-64-64-2 from corrupted points x^ to the way back, x - x^, by least squares.
 
-    The optimum is E[x | x^] - x^, SIGMA^2 times the gradient of the log density of corrupted
-    points (Alain & Bengio 2014, theorem 1).
+    The optimum is E[x | x^] - x^, exactly SIGMA^2 times the gradient of the log density of
+    corrupted points (Tweedie's formula).
     """
     torch.manual_seed(seed)
     denoiser = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(),
@@ -138,7 +141,8 @@ def test_denoiser(denoiser):
         return (points - clean).square().sum(1).mean().item()
 
     return {"denoiser_relative_error": error.item(), "sigma": SIGMA, "masked": MASKED,
-            "points": len(clean), "corrupted_distance": distance(corrupted),
+            "points": len(clean), "drawn_points": DRAWN_POINTS,
+            "corrupted_distance": distance(corrupted),
             "denoised_distance": distance(corrupted + learned),
             "optimal_distance": distance(corrupted + optimal)}
 
@@ -224,43 +228,62 @@ def pca_network(images):
     return model, explained.item()
 
 
-def nearest_neighbours(model, train_set, test_images, k=15):
-    """Labels (N,) of test images (N, 784): what most of the k nearest training codes have.
+def neighbour_labels(model, train_set, test_images):
+    """Labels (N, k) of the k = NEIGHBOURS training codes nearest to each test image (N, 784).
 
     train_set: images (M, 784), labels (M,). Codes are whitened by their covariance in training,
-    so that an invertible linear map of the codes changes no vote.
+    so that an invertible linear map of the codes changes no neighbour.
     """
     train_images, train_labels = train_set
     train_codes = model.encoder(train_images)
     test_codes = model.encoder(test_images)
     whiten = torch.linalg.inv(torch.linalg.cholesky(train_codes.T.cov())).T
-    k = min(k, len(train_codes))
+    k = min(NEIGHBOURS, len(train_codes))
     nearest = []
     for codes in test_codes.split(500):  # all distances at once are too many
         distance = torch.cdist(codes @ whiten, train_codes @ whiten)
         nearest.append(distance.topk(k, largest=False).indices)
-    return train_labels.long()[torch.cat(nearest)].mode(dim=1).values
+    return train_labels.long()[torch.cat(nearest)]
 
 
 def plane_numbers(model, train_set, test_set):
     """Errors on both sets, and how well neighbours in the plane tell the test labels.
 
-    The vote's accuracy overall and by class, and the label each class is most taken for. A set is
-    images (N, 784), labels (N,).
+    A vote of the neighbours names each test image; its accuracy, overall and by class. And what
+    the neighbours of each class are. A set is images (N, 784), labels (N,).
     """
     test_images, test_labels = test_set
     labels = test_labels.long()
-    votes = nearest_neighbours(model, train_set, test_images)
+    neighbours = neighbour_labels(model, train_set, test_images)
+    right = (neighbours.mode(dim=1).values == labels).double()
     numbers = {"train_mse": mean_squared_error(model, train_set[0]),
                "test_mse": mean_squared_error(model, test_images),
-               "knn_accuracy": (votes == labels).double().mean().item()}
+               "knn_accuracy": right.mean().item()}
     for label in labels.unique().tolist():
-        votes_of_class = votes[labels == label]
-        right = votes_of_class == label
-        confusions = votes_of_class[~right].bincount(minlength=10)
-        numbers[f"knn_accuracy_{label}"] = right.double().mean().item()
-        numbers[f"confused_{label}"] = confusions.argmax().item()
+        numbers[f"knn_accuracy_{label}"] = right[labels == label].mean().item()
+        mixture = neighbour_shares(neighbours[labels == label], label)
+        numbers |= {f"neighbours_{label}_{key}": value for key, value in mixture.items()}
     return numbers
+
+
+def neighbour_shares(neighbours, own):
+    """Which labels the neighbours (n, k) of the n test images of class `own` have, as shares.
+
+    The share of the own class; the two other classes that are most frequent, with theirs; the
+    difference of these two and its standard error over the n images. A difference of less than
+    two standard errors is a near-tie: other test images might turn it round.
+    """
+    shares = F.one_hot(neighbours, 10).double().mean(1)  # (n, 10), of each image
+    mean = shares.mean(0)
+    others = mean.clone()
+    others[own] = -1  # last
+    first, second = others.topk(2).indices.tolist()
+    gap = shares[:, first] - shares[:, second]
+    return {"own_share": mean[own].item(),
+            "first": first, "first_share": mean[first].item(),
+            "second": second, "second_share": mean[second].item(),
+            "gap": gap.mean().item(),
+            "gap_error": gap.std(correction=0).item() / math.sqrt(len(gap))}
 
 
 def whitened_codes(model, images):
@@ -359,11 +382,11 @@ def report_corruption(stem, seed):
 
 @torch.no_grad()
 def report_planes(stem, models, train_set, test_set):
-    """3.3: set the trained networks beside PCA, draw the three figures; the numbers of each."""
+    """3.3: set the trained networks beside PCA, draw the five figures; the numbers of each."""
     train_images, _ = train_set
     test_images, test_labels = test_set
     pca, explained = pca_network(train_images)
-    numbers = {}
+    numbers = {"neighbours": NEIGHBOURS}
     codes = {}
     reconstructions = {"test image": test_images[:8]}
     bases = {}
@@ -382,7 +405,11 @@ def report_planes(stem, models, train_set, test_set):
     numbers["linear_clamped_test_mse"] = (clamped - test_images).square().mean().item()
     numbers["pca_variance_explained"] = 100 * explained
 
-    draw_embedding(Path(f"{stem}_embedding.pdf"), codes, test_labels.cpu())
+    labels = test_labels.cpu()
+    answer = codes.pop(TITLES["sigmoid"])
+    draw_embedding(Path(f"{stem}_embedding.pdf"), answer, labels)
+    draw_classes(Path(f"{stem}_classes.pdf"), answer, labels)
+    draw_variants(Path(f"{stem}_variants.pdf"), codes, labels)
     draw_rows(Path(f"{stem}_reconstructions.pdf"), reconstructions, width=4.2)
     draw_rows(Path(f"{stem}_planes.pdf"), bases, width=2.1)
     return numbers
@@ -391,15 +418,19 @@ def report_planes(stem, models, train_set, test_set):
 # ------------------------------------------------------------------------------------ figures
 def draw_corruption(path):
     """3.2: the data set, and the same points corrupted in both ways, on the same axes."""
-    clean = parabola(600)
-    panels = {"original": clean,
+    clean = parabola(DRAWN_POINTS)
+    panels = {f"the {DRAWN_POINTS} points": clean,
               f"Gaussian noise, $\\sigma$ = {SIGMA}": corrupt_gaussian(clean),
-              f"masking, $p$ = {MASKED}": corrupt_masking(clean)}
-    figure = Figure(figsize=(6.5, 1.95))
+              f"masking, $\\rho$ = {MASKED}": corrupt_masking(clean)}
+    figure = Figure(figsize=(6.9, 2.2))
     all_axes = figure.subplots(1, 3, sharex=True, sharey=True)
+    curve = np.linspace(-1, 1, 200)
     for axes, (title, points) in zip(all_axes, panels.items()):
+        name = "x" if points is clean else r"\hat{x}"
+        axes.plot(curve, curve**2, color="0.75", linewidth=0.8, zorder=0)
         axes.scatter(*points.T.numpy(), s=3, color="C0", linewidth=0)
-        axes.set(title=title, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
+        axes.set(title=title, xlabel=f"first coordinate ${name}_1$",
+                 ylabel=f"second coordinate ${name}_2$", aspect="equal")
     save_figure(figure, path)
 
 
@@ -412,36 +443,75 @@ def draw_denoiser(path, denoiser):
     near = exact.norm(dim=1) < 3 * SIGMA  # farther out points are too rare to learn from
     tails = grid[near].T.numpy()
 
-    figure = Figure(figsize=(4.2, 2.5))
+    figure = Figure(figsize=(4.4, 2.6))
     axes = figure.subplots()
     curve = np.linspace(-1, 1, 200)
-    axes.plot(curve, curve**2, color="C0", linewidth=3, label="data $y = x^2$")
+    axes.plot(curve, curve**2, color="C0", linewidth=3, label="data $x_2 = x_1^2$")
     to_scale = {"angles": "xy", "scale_units": "xy", "scale": 1}
     axes.quiver(*tails, *exact[near].T.numpy(), color="0.65", width=0.012,
                 label=r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$", **to_scale)
     axes.quiver(*tails, *learned[near].T.numpy(), color="black", width=0.003, label="learned",
                 **to_scale)
-    axes.set(xlabel=r"$\hat x_1$", ylabel=r"$\hat x_2$", aspect="equal")
+    axes.set(xlabel=r"first coordinate $\hat{x}_1$", ylabel=r"second coordinate $\hat{x}_2$",
+             aspect="equal")
     figure.legend(loc="outside upper center", ncols=3)
     save_figure(figure, path)
 
 
 def draw_embedding(path, codes, labels):
-    """3.3: {title: codes (N, 2)} side by side, coloured by `labels` (N,), classes named."""
-    figure = Figure(figsize=(6.5, 2.8))
-    all_axes = figure.subplots(1, len(codes))
-    classes = labels.unique().tolist()
-    for axes, (title, points) in zip(all_axes, codes.items()):
-        dots = axes.scatter(*points.T.numpy(), c=labels.numpy(), cmap="tab10", vmin=0, vmax=9,
-                            s=1.5, linewidth=0, rasterized=True)
-        for label in classes:
-            x, y = points[labels == label].mean(0).tolist()
-            circle = {"boxstyle": "circle,pad=0.1", "facecolor": "white", "linewidth": 0.5}
-            axes.text(x, y, str(label), ha="center", va="center", size=6, bbox=circle)
+    """3.3: codes (N, 2) of the hidden layer in one large panel, coloured by `labels` (N,)."""
+    figure = Figure(figsize=(6.9, 4.4))
+    axes = figure.subplots()
+    draw_plane(axes, codes, labels, size=2.5)
+    axes.set(xlabel="hidden neuron 1 (activation)", ylabel="hidden neuron 2 (activation)")
+    save_figure(figure, path)
+
+
+def draw_variants(path, codes, labels):
+    """3.3: the planes of the others, {title: codes (N, 2)}, side by side."""
+    figure = Figure(figsize=(6.9, 2.7))
+    for axes, (title, points) in zip(figure.subplots(1, len(codes)), codes.items()):
+        draw_plane(axes, points, labels, size=1)
         unit = "component" if title == "PCA" else "hidden neuron"
         axes.set(title=title, xlabel=f"{unit} 1", ylabel=f"{unit} 2")
-    handles, names = dots.legend_elements(num=classes, fmt="{x:.0f}")
-    figure.legend(handles, names, title="label", loc="outside lower center", ncols=10)
+    save_figure(figure, path)
+
+
+def draw_plane(axes, codes, labels, size):
+    """Codes (N, 2) as dots of `size`, coloured by `labels` (N,), and each class by name.
+
+    The names stand in two columns beside the cloud, in the order of height, with a line to the
+    mean of the class, so that none hides another or asks for colours.
+    """
+    axes.scatter(*codes.T.numpy(), c=labels.numpy(), cmap="tab10", vmin=0, vmax=9, s=size,
+                 linewidth=0, rasterized=True)
+    means = {label: codes[labels == label].mean(0).tolist() for label in labels.unique().tolist()}
+    from_left = sorted(means, key=lambda label: means[label][0])
+    half = len(from_left) // 2
+    for x, column in ((0.04, from_left[:half]), (0.96, from_left[half:])):
+        column.sort(key=lambda label: means[label][1])
+        for height, label in zip(np.linspace(0.1, 0.9, len(column)), column):
+            axes.annotate(
+                str(label), means[label], (x, height), textcoords="axes fraction",
+                ha="center", va="center", weight="bold",
+                bbox={"boxstyle": "circle", "facecolor": "white", "edgecolor": f"C{label}"},
+                arrowprops={"arrowstyle": "-", "linewidth": 0.6, "shrinkB": 0})
+            axes.plot(*means[label], "o", color=f"C{label}", markeredgecolor="black",
+                      markersize=4, markeredgewidth=0.8)
+    axes.margins(x=0.2)
+
+
+def draw_classes(path, codes, labels):
+    """3.3: a panel for each class, its codes dark over the grey cloud of all codes (N, 2)."""
+    figure = Figure(figsize=(6.9, 2.9))
+    all_axes = figure.subplots(2, 5, sharex=True, sharey=True)
+    for label, axes in enumerate(all_axes.flat):
+        axes.scatter(*codes.T.numpy(), s=1, color="0.8", linewidth=0, rasterized=True)
+        axes.scatter(*codes[labels == label].T.numpy(), s=1, color="black", linewidth=0,
+                     rasterized=True)
+        axes.set(title=f"label {label}")
+    figure.supxlabel("hidden neuron 1 (activation)", size=8)
+    figure.supylabel("hidden neuron 2 (activation)", size=8)
     save_figure(figure, path)
 
 

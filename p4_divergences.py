@@ -7,8 +7,11 @@ It prints a table and writes plots/p4_divergences.json and plots/p4_divergences_
 In each pair on the line p stays and the model q, moved to theta, has to find it: two unit
 Gaussians, two unit uniforms, and a mixture of two Gaussians against a single one. For all of them:
 the exact values, the slope in theta that gradient descent would follow, and estimates from samples
-with their spread. Everything is float64; logarithms are natural. The papers: Gretton et al. (2012)
-for MMD, Wang et al. (2009) for the estimate of KL, Goodfellow et al. (2014) for that of JS.
+with their spread. For two Gaussians also how fast the estimates' errors fall with the number of
+points, where p = q and where not. "mmd2" is MMD^2, which has an unbiased estimate and is drawn;
+"mmd" is its root, the metric, which has none. Everything is float64; logarithms are natural. The
+papers: Gretton et al. (2012) for MMD, Wang et al. (2009) for the estimate of KL, Goodfellow et al.
+(2014) for that of JS.
 """
 import argparse
 import contextlib
@@ -41,7 +44,8 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal, Uniform
 
 HERE = Path(__file__).resolve().parent
 
-NAMES = {"kl_pq": "KL(p||q)", "kl_qp": "KL(q||p)", "js": "JS", "mmd2": "MMD$^2$", "w1": "W$_1$"}
+NAMES = {"kl_pq": "KL(p||q)", "kl_qp": "KL(q||p)", "js": "JS", "mmd2": "MMD$^2$", "mmd": "MMD",
+         "w1": "W$_1$"}
 PAIRS = {  # where p's bumps are; the thetas of q that are sampled; the range of theta in the figure
     "gaussians": {"centres": [0.0], "drawn": (0, 8),
                   "sampled": [0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 10.0]},
@@ -51,6 +55,9 @@ PAIRS = {  # where p's bumps are; the thetas of q that are sampled; the range of
 BANDWIDTH = 1.0  # s of the kernel k(x, y) = exp(-(x - y)^2 / (2 s^2))
 WIDE = 4.0  # a second bandwidth, for the mixture
 NEIGHBOURS = 5  # k of the nearest-neighbour estimate of KL
+# How errors fall with the number of points: between Gaussians, at these theta
+SIZES = (60, 120, 240, 480, 960)
+RATES = {"equal": 0.0, "apart": 1.0}
 # Of the logistic regression that stands in for a GAN's discriminator
 BUMPS = 10
 RIDGE = 0.1
@@ -81,8 +88,8 @@ def make_pair(name, theta):
 def exact(name, theta):
     """{divergence: (T,)} of a pair at every theta (T,), differentiable in theta.
 
-    KL in nats, in [0, inf]; JS in nats, in [0, log 2]; MMD^2 in [0, 2); W1 in the units of x, in
-    [0, inf). By closed forms, else by quadrature.
+    KL in nats, in [0, inf]; JS in nats, in [0, log 2]; MMD^2 in [0, 2) and MMD, its root; W1 in
+    the units of x, in [0, inf). By closed forms, else by quadrature.
     """
     if name == "uniforms":
         return exact_of_uniforms(theta)
@@ -91,11 +98,13 @@ def exact(name, theta):
     log_p = p.log_prob(x)  # (M,)
     log_q = q.log_prob(x)  # (T, M)
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)  # m = (p + q) / 2
+    mmd2 = exact_mmd2(name, theta)
     return {
         "kl_pq": integrate_kl(log_p, log_q, x),
         "kl_qp": integrate_kl(log_q, log_p, x),
         "js": (integrate_kl(log_p, log_m, x) + integrate_kl(log_q, log_m, x)) / 2,
-        "mmd2": exact_mmd2(name, theta),
+        "mmd2": mmd2,
+        "mmd": mmd2.clamp(min=0).sqrt(),  # at p = q rounding may leave -1e-17
         "w1": torch.trapezoid((p.cdf(x) - q.cdf(x)).abs(), x),
     }
 
@@ -109,8 +118,9 @@ def exact_of_uniforms(theta):
     """{divergence: (T,)} between U[0, 1] and U[theta, theta + 1], in closed form."""
     distance = theta.abs()
     infinite = torch.where(distance > 0, math.inf, 0.0)  # neither support covers the other
+    mmd2 = exact_mmd2("uniforms", theta)
     return {"kl_pq": infinite, "kl_qp": infinite, "js": distance.clamp(max=1) * math.log(2),
-            "mmd2": exact_mmd2("uniforms", theta), "w1": distance}
+            "mmd2": mmd2, "mmd": mmd2.clamp(min=0).sqrt(), "w1": distance}
 
 
 def exact_mmd2(name, theta, bandwidth=BANDWIDTH):
@@ -140,7 +150,7 @@ def mean_kernel(name, shift, bandwidth):
 
 
 def slopes(name, theta):
-    """{divergence: (T,)} of derivatives in theta, by autograd; NaN where it is infinite."""
+    """{divergence: (T,)} of derivatives in theta, by autograd; NaN where there is none."""
     theta = theta.detach().clone().requires_grad_()
     result = {}
     for key, value in exact(name, theta).items():
@@ -163,15 +173,23 @@ def estimate_kl(x, y, k=NEIGHBOURS):
     return (between / within).log().mean() + math.log(len(y) / (len(x) - 1))
 
 
-def estimate_mmd2(x, y, bandwidth=BANDWIDTH):
-    """The unbiased U-statistic of MMD^2, which may be negative (Gretton et al. 2012, lemma 6)."""
-    def kernel(a, b):
-        return torch.exp(-(a[:, None] - b).square() / (2 * bandwidth**2))
+def kernel(x, y, bandwidth=BANDWIDTH):
+    """Gaussian kernel between points x (n,) and y (m,), (n, m)."""
+    return torch.exp(-(x[:, None] - y).square() / (2 * bandwidth**2))
 
+
+def estimate_mmd2(x, y):
+    """The unbiased U-statistic of MMD^2, which may be negative (Gretton et al. 2012, lemma 6)."""
     n, m = len(x), len(y)
     within_x = (kernel(x, x).sum() - n) / (n * (n - 1))  # without the diagonal, of k(x, x) = 1
     within_y = (kernel(y, y).sum() - m) / (m * (m - 1))
     return within_x + within_y - 2 * kernel(x, y).mean()
+
+
+def estimate_mmd(x, y):
+    """MMD between the two samples themselves: not negative, and above 0 also where p = q."""
+    mmd2 = kernel(x, x).mean() + kernel(y, y).mean() - 2 * kernel(x, y).mean()
+    return mmd2.clamp(min=0).sqrt()
 
 
 def estimate_w1(x, y):
@@ -228,8 +246,27 @@ def estimates(name, theta, points, repetitions, device):
         found["kl_qp"].append(estimate_kl(y, x))
         found["js"].append(estimate_js(x, y))
         found["mmd2"].append(estimate_mmd2(x, y))
+        found["mmd"].append(estimate_mmd(x, y))
         found["w1"].append(estimate_w1(x, y))
     return {key: torch.stack(values).cpu() for key, values in found.items()}
+
+
+def errors_by_size(theta, repetitions, device):
+    """{divergence: (len(SIZES),)} root mean squared errors of estimates between two Gaussians."""
+    truth = exact("gaussians", torch.tensor([theta], dtype=torch.float64))
+    errors = {key: [] for key in NAMES}
+    for points in SIZES:
+        found = estimates("gaussians", theta, points, repetitions, device)
+        for key, values in found.items():
+            errors[key].append((values - truth[key]).square().mean().sqrt())
+    return {key: torch.stack(values) for key, values in errors.items()}
+
+
+def exponent(errors):
+    """a of errors (len(SIZES),) ~ points^a, by a straight line through their logarithms."""
+    log_points = torch.tensor(SIZES, dtype=torch.float64).log()
+    centred = log_points - log_points.mean()
+    return ((centred @ errors.log()) / centred.square().sum()).item()
 
 
 # --------------------------------------------------------------------------- what is reported
@@ -268,6 +305,19 @@ def estimated_numbers(measured):
     numbers["mmd2/negative"] = (equal["mmd2"] < 0).double().mean().item()
     numbers["mmd2/settings"] = len(deviations)
     numbers["mmd2/largest deviation"] = max(map(abs, deviations))
+    return numbers
+
+
+def rate_numbers(repetitions, device):
+    """Numbers for the record: errors of the estimates by number of points, and their exponents."""
+    numbers = {}
+    for name, theta in RATES.items():
+        for key, errors in errors_by_size(theta, repetitions, device).items():
+            numbers[f"rates/{name}/{key}/exponent"] = exponent(errors)
+            for points, error in zip(SIZES, errors.tolist()):
+                numbers[f"rates/{name}/{key}/{points}"] = error
+            print(f"{name:12}{key:>8}: error of {SIZES[0]} points {errors[0]:.5f}, of {SIZES[-1]} "
+                  f"{errors[-1]:.5f}, falls as n^{exponent(errors):.2f}")
     return numbers
 
 
@@ -318,13 +368,13 @@ LOOKS = {  # divergence: (color, line, marker)
 
 def draw_curves(path, measured):
     """Exact values as lines and estimates as marks, a panel for each pair; slopes in the last."""
-    figure = Figure(figsize=(6.5, 2.3))
+    figure = Figure(figsize=(6.9, 2.7))
     gaussians, uniforms, mixture, slope = figure.subplots(1, 4)
     draw_pair(gaussians, "gaussians", measured)
     draw_pair(uniforms, "uniforms", measured)
     draw_pair(mixture, "mixture", measured)
     draw_slopes(slope)
-    gaussians.set(title="two Gaussians", ylabel="divergence (KL, JS in nats)")
+    gaussians.set(title="two Gaussians", ylabel="divergence (KL and JS in nats)")
     uniforms.set(title="two uniforms")
     uniforms.text(0.5, 0.98, "exact KL: $\\infty$", ha="center", va="top",
                   transform=uniforms.transAxes)
@@ -333,7 +383,8 @@ def draw_curves(path, measured):
         axes.tick_params(labelleft=False)
     handles = [Line2D([], [], color=color, linestyle=line, marker=marker, markersize=2.5,
                       markerfacecolor="white") for color, line, marker in LOOKS.values()]
-    figure.legend(handles, NAMES.values(), loc="outside lower center", ncols=5, handlelength=3.5)
+    names = [NAMES[key] for key in LOOKS]
+    figure.legend(handles, names, loc="outside lower center", ncols=5, handlelength=3.5)
     save_figure(figure, path)
 
 
@@ -359,9 +410,9 @@ def draw_slopes(axes):
     """Slopes of the divergences between two Gaussians over theta."""
     low, high = PAIRS["gaussians"]["drawn"]
     theta = torch.linspace(low, high, 201, dtype=torch.float64)
-    for key, slope in slopes("gaussians", theta).items():
-        color, line, _ = LOOKS[key]
-        axes.plot(theta[1:], slope[1:], color=color, linestyle=line)  # 0 at 0: no logarithm
+    slope = slopes("gaussians", theta)
+    for key, (color, line, _) in LOOKS.items():
+        axes.plot(theta[1:], slope[key][1:], color=color, linestyle=line)  # 0 at 0: no logarithm
     axes.set(title="slope, Gaussians", xlabel=r"position $\theta$ of $q$", ylabel=r"d/d$\theta$",
              xticks=range(0, 9, 2), yscale="log", ylim=(1e-4, 20))
 
@@ -582,6 +633,7 @@ def main(argv=None):
         torch.manual_seed(args.seed)
         measured = measure(args, device)
         numbers = exact_numbers() | estimated_numbers(measured)
+        numbers |= rate_numbers(args.repetitions, device)
 
         stem = f"{args.out_dir / args.run_name}"
         draw_curves(Path(f"{stem}_curves.pdf"), measured)

@@ -1,10 +1,12 @@
 """p3_autoencoder.py: corruption and its exact denoiser, PCA, angles, neighbours, the command."""
+import itertools
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import p3_autoencoder as p3
 
@@ -88,19 +90,52 @@ def test_planes_of_a_known_rotation():
     assert numbers["canonical_1"] > 0.9 > numbers["canonical_2"]
 
 
-def test_nearest_neighbours_against_a_double_loop():
+def test_neighbours_against_a_double_loop(monkeypatch):
+    monkeypatch.setattr(p3, "NEIGHBOURS", 5)
     torch.manual_seed(0)
     model, train, test = p3.Autoencoder(), torch.rand(60, p3.PIXELS), torch.rand(20, p3.PIXELS)
     labels = torch.randint(10, (60,))
     with torch.no_grad():
-        votes = p3.nearest_neighbours(model, (train, labels), test, k=5)
+        found = p3.neighbour_labels(model, (train, labels), test)
         codes = model.encoder(train).double().numpy()
         queries = model.encoder(test).double().numpy()
     precision = np.linalg.inv(np.cov(codes.T))
-    for query, vote in zip(queries, votes):
+    for query, neighbours in zip(queries, found):
         distance = [(query - code) @ precision @ (query - code) for code in codes]
-        counts = np.bincount(labels[np.argsort(distance)[:5]].numpy())
-        assert vote == counts.argmax()
+        assert torch.equal(neighbours, labels[np.argsort(distance)[:5]])
+
+
+def test_shares_of_the_neighbours_by_hand():
+    """Three images of class 3 with four neighbours each: half 3, then 5 (4 of 12), then 8."""
+    neighbours = torch.tensor([[3, 3, 5, 5], [3, 3, 5, 8], [3, 3, 8, 5]])
+    found = p3.neighbour_shares(neighbours, own=3)
+    assert (found["first"], found["second"]) == (5, 8)
+    shares = found["own_share"], found["first_share"], found["second_share"]
+    assert shares == pytest.approx((1 / 2, 4 / 12, 2 / 12))
+    differences = np.array([1 / 2, 0, 0])  # of the shares of 5 and of 8, by image
+    assert found["gap"] == pytest.approx(differences.mean())
+    assert found["gap_error"] == pytest.approx(differences.std() / math.sqrt(3))
+
+
+def test_a_tie_is_within_two_standard_errors_and_a_real_difference_is_not():
+    torch.manual_seed(0)
+    even = p3.neighbour_shares(torch.randint(2, (1000, 15)) + 1, own=0)
+    assert 0 <= even["gap"] < 3 * even["gap_error"]
+    uneven = p3.neighbour_shares((torch.rand(1000, 15) < 0.4).long() + 1, own=0)
+    assert uneven["first"] == 1 and uneven["gap"] > 10 * uneven["gap_error"]
+
+
+def test_every_class_has_a_name_in_the_plane_that_no_other_hides():
+    torch.manual_seed(0)
+    with p3.own_settings():
+        figure = Figure(figsize=(3.4, 2.7))  # the smallest that is drawn
+        axes = figure.subplots()
+        labels = torch.arange(1000) % 10
+        p3.draw_plane(axes, torch.randn(1000, 2) / 10, labels, size=1)  # all means in one place
+        figure.draw_without_rendering()
+    boxes = [text.get_bbox_patch().get_window_extent() for text in axes.texts]
+    assert sorted(text.get_text() for text in axes.texts) == list("0123456789")
+    assert not any(one.overlaps(two) for one, two in itertools.combinations(boxes, 2))
 
 
 def test_one_hidden_layer_of_two_neurons():
@@ -123,9 +158,14 @@ def test_the_command_writes_everything(folders, tmp_path, monkeypatch):
     assert numbers["pca_train_mse"] < numbers["linear_train_mse"]  # nothing linear beats PCA there
     assert (numbers["optimal_distance"] <= numbers["denoised_distance"]
             < numbers["corrupted_distance"])
+    for label in range(10):
+        shares = [numbers[f"sigmoid_neighbours_{label}_{kind}_share"]
+                  for kind in ("own", "first", "second")]
+        assert 0 <= shares[2] <= shares[1] and sum(shares) <= 1 + 1e-9
+        assert numbers[f"sigmoid_neighbours_{label}_gap"] == pytest.approx(shares[1] - shares[2])
     figures = {path.name for path in (tmp_path / "plots").glob("*.pdf")}
     assert figures == {f"{name}_{kind}.pdf" for kind in (
-        "corruption", "denoiser", "embedding", "planes", "reconstructions")}
+        "classes", "corruption", "denoiser", "embedding", "planes", "reconstructions", "variants")}
 
 
 def test_the_fingerprint_moves_with_the_settings():

@@ -9,7 +9,7 @@ from torch.distributions import Normal, Uniform, kl_divergence
 
 import p4_divergences as p4
 
-KEYS = ["kl_pq", "kl_qp", "js", "mmd2", "w1"]
+KEYS = ["kl_pq", "kl_qp", "js", "mmd2", "mmd", "w1"]
 
 
 def tensor(*values):
@@ -107,7 +107,7 @@ def test_identity_range_and_bounds(name):
     assert (values["js"] <= math.log(2) + 1e-12).all() and (values["mmd2"] < 2).all()
     if name != "mixture":
         at_zero = p4.exact(name, tensor(0.0))
-        assert all(abs(at_zero[key].item()) < 1e-12 for key in KEYS)
+        assert all(abs(at_zero[key].item()) < 1e-7 for key in KEYS)  # MMD: a root of rounding
 
 
 def test_which_of_them_obey_the_triangle_inequality():
@@ -163,6 +163,8 @@ def test_estimates_by_hand():
     within = math.exp(-0.5) + math.exp(-2)
     between = sum(math.exp(-d**2 / 2) for d in (2, 4, 1, 3)) / 2
     close(p4.estimate_mmd2(x, y), within - between, 1e-12)
+    with_the_diagonal = (2 + 2 * math.exp(-0.5)) / 4 + (2 + 2 * math.exp(-2)) / 4
+    close(p4.estimate_mmd(x, y), math.sqrt(with_the_diagonal - between), 1e-12)
     # k = 1: distances 1 and 1 within x; 2 and 1 to y; so (log 2 + log 1) / 2 + log(2 / 1)
     close(p4.estimate_kl(x, y, k=1), 1.5 * math.log(2), 1e-12)
 
@@ -199,6 +201,36 @@ def test_estimates_of_an_infinite_kl_are_finite():
     assert p4.estimates("uniforms", 0.5, 200, 5, torch.device("cpu"))["kl_pq"].isfinite().all()
 
 
+def test_the_exponent_of_a_power():
+    sizes = tensor(*p4.SIZES)
+    assert p4.exponent(3 * sizes ** -0.75) == pytest.approx(-0.75)
+
+
+def test_errors_by_size(monkeypatch):
+    """Between equal Gaussians MMD^2 errs by 1/n, its root and W1 by 1/sqrt(n); apart all do so.
+
+    The error of the U-statistic at p = q also has a closed form, from the variance of the kernel
+    that is centred in both arguments; here by sums over a grid.
+    """
+    monkeypatch.setattr(p4, "SIZES", (40, 120, 360))
+    torch.manual_seed(0)
+    equal = p4.errors_by_size(0.0, 120, torch.device("cpu"))
+    apart = p4.errors_by_size(1.0, 60, torch.device("cpu"))
+    x = torch.linspace(-7, 7, 701, dtype=torch.float64)
+    weight = torch.exp(-x**2 / 2) / torch.exp(-x**2 / 2).sum()
+    kernel = torch.exp(-(x[:, None] - x).square() / 2)
+    row = kernel @ weight
+    centred = kernel - row[:, None] - row + weight @ row
+    variance = weight @ centred.square() @ weight
+    for points, error in zip(p4.SIZES, equal["mmd2"]):
+        # two within-terms of 2 variance / (n (n - 1)), the between-term 4 variance / n^2
+        expected = (variance * (4 / (points * (points - 1)) + 4 / points**2)).sqrt()
+        assert error.item() == pytest.approx(expected.item(), rel=0.3)
+    assert p4.exponent(equal["mmd2"]) == pytest.approx(-1, abs=0.15)
+    for errors in (equal["mmd"], equal["w1"], apart["mmd"], apart["mmd2"], apart["w1"]):
+        assert p4.exponent(errors) == pytest.approx(-0.5, abs=0.15)
+
+
 NAME = "p4_divergences_points40_repetitions3"
 
 
@@ -215,6 +247,9 @@ def test_the_command_writes_the_same_record_twice(command, tmp_path):
                 for folder in ("one", "two")]
     assert pictures[0] == pictures[1]
     numbers = first["numbers"]
+    assert numbers["gaussians/2/exact/mmd"] ** 2 == pytest.approx(numbers["gaussians/2/exact/mmd2"])
+    assert all(f"rates/{name}/{key}/exponent" in numbers
+               for name in ("equal", "apart") for key in KEYS)
     assert numbers["quadrature/error"] < 1e-9 and "uniforms/0.5/exact/kl_pq" not in numbers
     minimum = {key: numbers[f"mixture/minimum/{key}"] for key in (*KEYS, "mmd2, wide")}
     assert minimum["kl_pq"] == minimum["w1"] == minimum["mmd2, wide"] == 0
