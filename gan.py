@@ -55,6 +55,7 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 PIXELS = 28 * 28
 NOISE = 100  # dimensions of z ~ N(0, I)
+PATHS = 500  # pairs of z between which p5_compare.py is shown images
 
 DEFAULTS = {  # by --arch: as handed out, and the best settings found
     "mlp": {"epochs": 24, "batch_size": 64, "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.9, "ema": 0.0,
@@ -494,8 +495,8 @@ def report(gan, data, state, args):
     stem = str(args.out_dir / args.run_name)  # a name may hold dots, which are no suffix
     images, labels = sample(gan.average, args, train_labels)
     arrays = {"images": as_bytes(images)}
-    between = interpolations(gan.average, args, device, pairs=500, steps=9)
-    arrays["paths"] = torch.stack([as_bytes(images).view(500, 9, 28, 28)
+    between = interpolations(gan.average, args, device, PATHS, steps=9)
+    arrays["paths"] = torch.stack([as_bytes(images).view(PATHS, 9, 28, 28)
                                    for images in between.values()])
     if labels is not None:
         arrays["labels"] = labels.cpu()

@@ -58,6 +58,7 @@ def shorten(replace=setattr):
 
     replace(gan, "draw_noise", lambda count, *others: draw_noise(min(count, 200), *others))
     replace(vae, "sample", few_samples)
+    replace(gan, "PATHS", 10)
     replace(p3_autoencoder, "DENOISER_STEPS", 50)
     replace(p3_autoencoder, "QUADRATURE_POINTS", 21)
 

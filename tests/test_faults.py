@@ -40,6 +40,7 @@ def few_samples(monkeypatch):
     def few_decoded(model, count, *rest):
         return sample(model, min(count, 200), *rest)
 
+    monkeypatch.setattr(gan, "PATHS", 10)
     monkeypatch.setattr(gan, "draw_noise", few)
     monkeypatch.setattr(vae, "sample", few_decoded)
 

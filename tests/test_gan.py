@@ -451,6 +451,7 @@ def test_ways_between_two_noises():
 def few_samples(monkeypatch):
     """60 000 samples take long, and show nothing that 200 do not."""
     real = gan.draw_noise
+    monkeypatch.setattr(gan, "PATHS", 10)
     monkeypatch.setattr(gan, "draw_noise",
                         lambda count, *others: real(min(count, 200), *others))
 
