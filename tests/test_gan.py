@@ -321,7 +321,7 @@ def test_evaluated_average_is_as_good_as_in_training_mode(glyph_dir):
     for epoch in range(1, args.epochs + 1):
         for adam in (nets.optimizer_g, nets.optimizer_d):
             # the rates fall, so that the weights stand still at the end
-            adam.param_groups[0]["lr"] = 5e-4 * min(1, 2 - 2 * epoch / (args.epochs + 1))
+            adam.param_groups[0]["lr"] = 3e-4 * min(1, 2 - 2 * epoch / (args.epochs + 1))
         gan.train(nets, images, labels, args, epoch=epoch, iterations=args.epochs * 5, bar=BAR)
     z, labels = gan.draw_noise(500, "cpu")
     evaluated = gan.evaluate(nets.average, z, labels)
