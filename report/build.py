@@ -28,9 +28,14 @@ DIGITS = re.compile(r"\\\w+\[([+]?(?:\.\d+)?[defgGp])\]")  # of a macro that pri
 
 
 def read_records():
-    """{run: record} of every record under plots/, and of the published values."""
+    """{run: record} of every record under plots/, of published values and of report/screen.py."""
     paths = [HERE / "published.json", *sorted(PLOTS.rglob("*.json"))]
-    return {path.name.removesuffix(".json"): json.loads(path.read_text()) for path in paths}
+    records = {path.name.removesuffix(".json"): json.loads(path.read_text()) for path in paths}
+    trials = map(json.loads, (HERE / "screening.jsonl").read_text().splitlines())
+    numbers = {f"{trial['command'].removeprefix('python report/screen.py ')}/{name}": value
+               for trial in trials for name, value in trial.items()
+               if isinstance(value, (int, float))}
+    return records | {"screen": {"numbers": numbers}}
 
 
 def numbers_of(records):
