@@ -36,7 +36,7 @@ submission:
 	@printf %s "$$NAME" | grep -Eqx '[a-z]+(-[a-z]+)*' || { echo "make: $(RULE)" >&2; exit 2; }
 	rm -rf report/build/submission && mkdir -p report/build/submission/plots
 	cp *.py requirements.txt README.md report/build/submission
-	cp plots/judge_*.pt report/build/submission/plots
+	cp plots/judge_*.pt plots/gallery.png plots/epochs.gif report/build/submission/plots
 	cp report/report.pdf "report/build/submission/$$NAME.assignment3.pdf"
 	rm -f "$$NAME.assignment3.zip"
 	cd report/build/submission && $(PYTHON) -m zipfile -c "../../../$$NAME.assignment3.zip" *

@@ -112,7 +112,8 @@ def test_the_zip_that_is_handed_in(tmp_path, glyph_dir, command):
         (tmp_path / name).mkdir()
     judges = list(ROOT.glob("plots/judge_*.pt"))
     assert {path.name for path in judges} == {"judge_fashion.pt", "judge_mnist.pt"}
-    for path in judges:
+    pictures = [ROOT / "plots/gallery.png", ROOT / "plots/epochs.gif"]
+    for path in (*judges, *pictures):
         shutil.copy(path, tmp_path / "plots")
     for path in (*ROOT.glob("*.py"), *ROOT.glob("require*.txt"), ROOT / "README.md", ROOT / "Makefile"):
         shutil.copy(path, tmp_path)
@@ -125,7 +126,7 @@ def test_the_zip_that_is_handed_in(tmp_path, glyph_dir, command):
     shutil.unpack_archive(tmp_path / "riddletm.assignment3.zip", tmp_path / "elsewhere")
     there = {path.name for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()}
     assert there == {"riddletm.assignment3.pdf", "requirements.txt", "README.md",
-                     *(path.name for path in (*judges, *ROOT.glob("*.py")))}
+                     *(path.name for path in (*judges, *pictures, *ROOT.glob("*.py")))}
     done = command(tmp_path / "elsewhere/vae.py", "--epochs", 1, "--data-dir", glyph_dir)
     assert done.returncode == 0, done.stderr
 
