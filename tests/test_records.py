@@ -124,6 +124,6 @@ def test_every_figure_of_the_report_was_written_by_a_run():
     for name in re.findall(r"\\includegraphics\{(.*?)\}", sources):
         figure = next((ROOT / "plots").rglob(name), None)
         assert figure is not None, name
-        stems = [path.name.removesuffix(".json").replace("p5_compare", "p5")
+        stems = [path.name.removesuffix(".json").removesuffix("_scores")
                  for path in figure.parent.glob("*.json")]
         assert any(name.startswith(stem) for stem in stems), name

@@ -148,7 +148,7 @@ IN_README = {"handed-out VAE, 20 epochs": "vae_fashion_handout_epochs20", "VAE":
 
 def test_the_numbers_of_the_readme_are_those_of_the_records():
     numbers = build.numbers_of(build.read_records())
-    rows = [re.split(r"\s*\|\s*", line.strip("| \n")) for line in (ROOT / "README.md").open()
+    rows = [re.split(r"\s*\|\s*", line.strip("| \n")) for line in (ROOT / "README.md").read_text().splitlines()
             if line.startswith("|")]
     rows = {row[0]: row[1:5] for row in rows}
     for title, run in IN_README.items():
