@@ -420,9 +420,11 @@ def test_two_at_once_end_well(home, tmp_path):
     words = [sys.executable, "-W", "error", "-c", SHORT, str(ROOT),
              *flags_of(home, "noise_mnist", "--out-dir", tmp_path)]
     both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    for child in both:
-        assert "noise_mnist has 60 images" in child.communicate(timeout=240)[0]
-        assert child.returncode == 0
+    printed = [child.communicate(timeout=240)[0] for child in both]
+    assert [child.returncode for child in both] == [0, 0]
+    scored = ["noise_mnist has 60 images" in text for text in printed]
+    assert any(scored)  # the other may have come so late that it found the scores done
+    assert all(done or "is done" in text for done, text in zip(scored, printed))
     assert {path.name for path in tmp_path.iterdir()} == {
         "noise_mnist_scores.json", "noise_mnist_sheet.pdf", "noise_mnist_neighbours.pdf",
         "noise_mnist_strip.pdf"}
