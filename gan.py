@@ -250,9 +250,14 @@ def train_generator(batch_size, *, generator, discriminator, optimizer, num_labe
 
 
 # ------------------------------------------------------------------------------- training loop
+def label_count(args):
+    """How many labels there are to be told: the ten classes, or the clusters in their place."""
+    return args.clusters or 10
+
+
 def build(args, device):
     """Both nets, the generator's moving average, which is sampled, and both optimisers, by name."""
-    num_labels = (args.clusters or 10) if args.conditional else None
+    num_labels = label_count(args) if args.conditional else None
     if args.arch == "conv":
         generator = ConvGenerator(NOISE, PIXELS, num_labels)
         discriminator = ConvDiscriminator(PIXELS, 1, num_labels)
@@ -283,7 +288,7 @@ def train(gan, images, labels, args, *, epoch, iterations, bar, precision="float
     portions = order.split(args.batch_size * args.d_steps)  # images of each iteration
     remaining = iterations - (epoch - 1) * len(portions)
     common = {"generator": gan.generator, "discriminator": gan.discriminator,
-              "num_labels": args.clusters or 10, "classifier": args.classifier,
+              "num_labels": label_count(args), "classifier": args.classifier,
               "bfloat16": precision == "bfloat16"}
     g_losses, d_losses = [], []
     for portion in portions[:remaining]:
@@ -316,7 +321,7 @@ def test(gan, images, labels, args):
     The fakes are those of the averaged generator.
     """
     torch.manual_seed(args.seed)
-    z, fake_labels = draw_noise(2000, images.device, args.clusters or 10)
+    z, fake_labels = draw_noise(2000, images.device, label_count(args))
     fakes = evaluate(gan.average, z, fake_labels)
     on_real = evaluate(gan.discriminator, images[:2000], labels[:2000])
     on_fake = evaluate(gan.discriminator, fakes, fake_labels)
@@ -545,7 +550,7 @@ def draw(args, device):
     """Write a picture of fresh samples of a finished run, a row for each class of args.draw."""
     generator = kept_generator(args, device)
     torch.seed()  # other samples on every call
-    z, labels = draw_noise(8 * (len(args.draw) or 8), device, args.clusters or 10)
+    z, labels = draw_noise(8 * (len(args.draw) or 8), device, label_count(args))
     if args.draw:
         labels = torch.tensor(args.draw, device=device).repeat_interleave(8)
     save_picture(args.runs_dir / f"{args.run_name}_drawn.png",

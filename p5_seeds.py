@@ -237,10 +237,10 @@ def read_families(plots):
     families = {}
     for label, run in FAMILIES.items():
         seeds = seeds_of(label, plots)
-        if not seeds and label in NEEDED:
-            raise to_be_made(find_record(f"{run}_scores", plots), f"and those of {run}_seed<k> are "
-                                                                  f"missing, which are {label}")
         if not seeds:
+            if label in NEEDED:
+                path = find_record(f"{run}_scores", plots)
+                raise to_be_made(path, f"and those of {run}_seed<k> are missing, which are {label}")
             print(f"{label} is left out: {run}* has no scores; `python report/run.py` makes them")
             continue
         try:

@@ -66,19 +66,23 @@ def campaign_of(records):
     """{campaign/name: number} that say what the records took: runs, trainings, hours, machines."""
     runs = [record for record in records.values() if "machines" in record]
     trainings = [record for record in runs if "precision" in record]
-    processors = {machine["processor"] for record in runs for machine in record["machines"]}
-    numbers = {"runs": len(runs), "trainings": len(trainings), "processors": len(processors),
+    numbers = {"runs": len(runs), "trainings": len(trainings),
+               "processors": len(processors_of(records)),
                "hours": sum(record["seconds"] for record in runs) / 3600,
                "bfloat16": sum(record["precision"] == "bfloat16" for record in trainings),
                "float32": sum(record["precision"] == "float32" for record in trainings)}
     return {f"campaign/{name}": number for name, number in numbers.items()}
 
 
+def processors_of(records):
+    """Names of the processors that the records were made on, in order."""
+    return sorted({machine["processor"] for record in records.values()
+                   for machine in record.get("machines", [])})
+
+
 def texts_of(records):
     """{run/settings/flag: text, run/command: text} of every record, as LaTeX; the processors."""
-    processors = {machine["processor"] for record in records.values()
-                  for machine in record.get("machines", [])}
-    texts = {"campaign/processors": verbatim(", ".join(sorted(processors)))}
+    texts = {"campaign/processors": verbatim(", ".join(processors_of(records)))}
     for run, record in records.items():
         for flag, value in record.get("settings", {}).items():
             texts[f"{run}/settings/{flag}"] = verbatim(value)

@@ -11,6 +11,7 @@ trained on all 60 000 images by the scripts themselves. A variant is a change of
 tried and is not in the scripts, unless it won.
 """
 import argparse
+import itertools
 import json
 import os
 import shlex
@@ -84,8 +85,8 @@ def minibatch_statistics():
     gan.ConvDiscriminator.__init__ = init
 
 
-def wider(factor):
-    """Convolutional nets of `factor` times the channels."""
+def wider(factor, *nets):
+    """Convolutional `nets` of `factor` times the channels."""
     def scaled(module):
         for name, layer in module.layers.named_children():
             index = int(name)
@@ -106,7 +107,7 @@ def wider(factor):
                 module.layers[index] = nn.Linear(layer.in_features, factor * layer.out_features,
                                                  bias=False)
 
-    for net in (gan.ConvGenerator, gan.ConvDiscriminator):
+    for net in nets:
         def init(module, *sizes, build=net.__init__):
             build(module, *sizes)
             scaled(module)
@@ -167,42 +168,21 @@ def falling_rate():
 
     def train_falling(nets, images, labels, args, *, epoch, **others):
         steps = -(-len(images) // args.batch_size)
-        for net, rate in (("d", args.lr_d), ("g", args.lr_g)):
-            optimizer = getattr(nets, f"optimizer_{net}")
-            taken = {"count": (epoch - 1) * steps}
+        hooks = []
+        for optimizer, rate in ((nets.optimizer_d, args.lr_d), (nets.optimizer_g, args.lr_g)):
+            taken = itertools.count((epoch - 1) * steps)
 
             def fall(optimizer, *_, rate=rate, taken=taken):
-                progress = taken["count"] / (args.epochs * steps)
+                progress = next(taken) / (args.epochs * steps)
                 optimizer.param_groups[0]["lr"] = rate * min(1, 2 * (1 - progress))
-                taken["count"] += 1
 
-            hook = optimizer.register_step_pre_hook(fall)
-            HOOKS.append(hook)
+            hooks.append(optimizer.register_step_pre_hook(fall))
         numbers = train(nets, images, labels, args, epoch=epoch, **others)
-        while HOOKS:
-            HOOKS.pop().remove()
+        for hook in hooks:
+            hook.remove()
         return numbers
 
     gan.train = train_falling
-
-
-HOOKS = []
-
-
-def wider_discriminator():
-    """The discriminator of twice the channels; the generator stays."""
-    build = gan.ConvDiscriminator.__init__
-
-    def init(net, input_dim, output_dim=1, num_labels=None):
-        build(net, input_dim, output_dim, num_labels)
-        net.layers = nn.Sequential(
-            nn.Unflatten(1, (1, 28, 28)),
-            nn.Conv2d(1, 64, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
-            nn.Conv2d(64, 128, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
-            nn.Conv2d(128, 256, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
-            nn.Flatten(), nn.Linear(256 * 3 * 3, output_dim + (num_labels or 0)))
-
-    gan.ConvDiscriminator.__init__ = init
 
 
 def discriminator_knows_labels(discriminator):
@@ -217,11 +197,7 @@ def clusters():
     def clustered(name, data_dir):
         images, labels, *test = load_dataset(name, data_dir)
         x = images.flatten(1).float() / 255
-        torch.manual_seed(0)
-        centres = x[torch.randperm(len(x))[:10]]
-        for _ in range(30):
-            nearest = torch.cdist(x, centres).argmin(1)
-            centres = torch.stack([x[nearest == c].mean(0) for c in range(10)])
+        nearest, _ = gan.find_clusters(x, 10, seed=0, steps=29)
         return [images, nearest.byte(), *test]
 
     gan.load_dataset = clustered
@@ -230,11 +206,11 @@ def clusters():
 VARIANTS = {
     "convolutions": lambda: setattr(vae, "VAE", ConvVAE),
     "minibatch-statistics": minibatch_statistics,
-    "wider": lambda: wider(2),
+    "wider": lambda: wider(2, gan.ConvGenerator, gan.ConvDiscriminator),
     "relativistic": relativistic,
     "clusters": clusters,
     "falling-rate": falling_rate,
-    "wider-discriminator": wider_discriminator,
+    "wider-discriminator": lambda: wider(2, gan.ConvDiscriminator),
 }
 
 
