@@ -185,6 +185,11 @@ def falling_rate():
     gan.train = train_falling
 
 
+def beta2(value):
+    """Adam's second decay rate of the convolutional nets."""
+    gan.BETA2["conv"] = value
+
+
 def discriminator_knows_labels(discriminator):
     """Whether it is that of a Conditional GAN."""
     return discriminator.layers[-1].out_features > 1
@@ -210,6 +215,7 @@ VARIANTS = {
     "relativistic": relativistic,
     "clusters": clusters,
     "falling-rate": falling_rate,
+    "beta2-0.999": lambda: beta2(0.999),
     "wider-discriminator": lambda: wider(2, gan.ConvDiscriminator),
 }
 
@@ -238,25 +244,29 @@ def try_vae(args, images):
     return samples, {"held_out_loss": numbers["test_loss"]}, decoded
 
 
-def try_gan(args, images, labels):
+def try_gan(args, images, labels, score):
     """Samples (10 000, 784) in [0, 1] of a GAN trained on images (N, 784) in [0, 1].
 
-    Then the same for noise z of the standard deviation WIDER.
+    Then the same for noise z of the standard deviation WIDER, and what `score` says of the samples
+    after every second epoch before the last.
     """
     precision = gan.choose_precision(args.precision, images.device)
     train_images = 2 * images[:-HELD_OUT] - 1
     torch.manual_seed(args.seed)
     nets = gan.build(args, images.device)
-    iterations = args.epochs * -(-len(train_images) // (args.batch_size * args.d_steps))
-    for epoch in range(1, args.epochs + 1):
-        gan.train(nets, train_images, labels[:-HELD_OUT], args, epoch=epoch,
-                  iterations=iterations, bar=tqdm(disable=True), precision=precision)
     torch.manual_seed(args.seed)
     z, drawn = gan.draw_noise(SAMPLES, images.device)
     if args.conditional:
         drawn = torch.arange(len(z)) % 10
+    by_epoch = {}
+    iterations = args.epochs * -(-len(train_images) // (args.batch_size * args.d_steps))
+    for epoch in range(1, args.epochs + 1):
+        gan.train(nets, train_images, labels[:-HELD_OUT], args, epoch=epoch,
+                  iterations=iterations, bar=tqdm(disable=True), precision=precision)
+        if epoch % 2 == 0 and epoch < args.epochs:
+            by_epoch[epoch] = score(gan.evaluate(nets.average, z, drawn) / 2 + 0.5)
     wider_z = gan.evaluate(nets.average, WIDER * z, drawn) / 2 + 0.5
-    return gan.evaluate(nets.average, z, drawn) / 2 + 0.5, wider_z
+    return gan.evaluate(nets.average, z, drawn) / 2 + 0.5, wider_z, by_epoch
 
 
 def measure(images, judge, reference, seed):
@@ -301,9 +311,13 @@ def main(argv=None):
         numbers["frechet_of_reconstructions"] = measure(
             decoded, judge, reference, args.seed)["frechet"]
     else:
-        samples, wider_z = try_gan(args, images, data[1].long())
+        def frechet(samples):
+            return measure(samples, judge, reference, args.seed)["frechet"]
+
+        samples, wider_z, by_epoch = try_gan(args, images, data[1].long(), frechet)
         scores = measure(wider_z, judge, reference, args.seed)
-        numbers = {f"{name}_of_wider_z": scores[name] for name in ("frechet", "recall")}
+        numbers = {"frechet_by_epoch": by_epoch} if by_epoch else {}
+        numbers |= {f"{name}_of_wider_z": scores[name] for name in ("frechet", "recall")}
     seconds = round(time.perf_counter() - start)
     numbers |= measure(samples, judge, reference, args.seed)
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, text=True,
