@@ -789,8 +789,9 @@ def draw_tiles(path, images, names, columns=10, width=3.4):
     The figure is `width` inches wide, of which names take 0.65.
     """
     rows = len(images) // columns
-    side = (width - (0.65 if names else 0)) / columns  # of an image, in inches
-    figure = Figure(figsize=(width, 0.05 + side * rows))
+    edges = 0.085  # inches that the layout leaves free, left and right or above and below together
+    inner = width - edges - (0.65 if names else 0)
+    figure = Figure(figsize=(width, edges + inner * (30 * rows + 2) / (30 * columns + 2)))
     axes = figure.subplots()
     tiles = torchvision.utils.make_grid(images[:, None].cpu(), nrow=columns, pad_value=128)[0]
     axes.imshow(tiles.numpy(), vmin=0, vmax=255, interpolation="nearest")

@@ -53,7 +53,6 @@ FAMILIES = {  # label in the report: the run of seed 1
     "scheme_d_5": "gan_fashion_updates4000_d-steps5",
     "scheme_beta1_05": "gan_fashion_updates4000_beta1-0.5",
     "scheme_beta1_09": "gan_fashion_updates4000_beta1-0.9",
-    "scheme_batch_256": "gan_fashion_batch-size256_updates4000",
     "scheme_no_ema": "gan_fashion_updates4000_ema0",
     "scheme_no_r1": "gan_fashion_updates4000_r1-0",
     "scheme_no_convolutions":
@@ -110,7 +109,7 @@ SCHEMES = {  # 5.3: their names in the figure
     "scheme_g_2": "steps D : G 1 : 2", "scheme_g_5": "steps D : G 1 : 5",
     "scheme_d_2": "steps D : G 2 : 1", "scheme_d_5": "steps D : G 5 : 1",
     "scheme_beta1_05": "beta1 0.5", "scheme_beta1_09": "beta1 0.9",
-    "scheme_batch_256": "batch 256", "scheme_no_ema": "no average of G",
+    "scheme_no_ema": "no average of G",
     "scheme_no_r1": "no R1 penalty", "scheme_no_convolutions": "fully connected nets",
 }
 COMPARED = {  # a base: the families that differ from it in one point
