@@ -58,10 +58,10 @@ NOISE = 100  # dimensions of z ~ N(0, I)
 PATHS = 500  # pairs of z between which p5_compare.py is shown images
 
 DEFAULTS = {  # by --arch: as handed out, and the best settings found
-    "mlp": {"epochs": 24, "batch_size": 64, "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.9, "ema": 0.0,
-            "r1": 0.0},
-    "conv": {"epochs": 12, "batch_size": 64, "lr_g": 2e-3, "lr_d": 2e-3, "beta1": 0.0, "ema": 0.995,
-             "r1": 0.5},
+    "mlp": {"epochs": 24, "batch_size": 64, "lr_g": 2e-4, "lr_d": 2e-4, "schedule": "constant",
+            "beta1": 0.9, "ema": 0.0, "r1": 0.0},
+    "conv": {"epochs": 12, "batch_size": 64, "lr_g": 2e-3, "lr_d": 2e-3, "schedule": "linear",
+             "beta1": 0.0, "ema": 0.995, "r1": 0.5},
 }
 # Adam's second decay rate. A step is at most lr / sqrt(1 - beta2) in every weight, and comes near
 # that when gradients grow after a quiet time. With 0.999 and the rates above a Conditional GAN blew
@@ -275,6 +275,13 @@ def build(args, device):
         optimizer_d=torch.optim.Adam(discriminator.parameters(), args.lr_d, betas, fused=True))
 
 
+def learning_rate(rate, args, progress):
+    """`rate`, or falling from it to 0 over the second half of training; `progress` is in [0, 1)."""
+    if args.schedule == "constant":
+        return rate
+    return rate * min(1, 2 * (1 - progress))
+
+
 def train(gan, images, labels, args, *, epoch, iterations, bar, precision="float32"):
     """One epoch over `images` (N, 784) and labels (N,): means of both losses, counts of steps.
 
@@ -291,7 +298,10 @@ def train(gan, images, labels, args, *, epoch, iterations, bar, precision="float
               "num_labels": label_count(args), "classifier": args.classifier,
               "bfloat16": precision == "bfloat16"}
     g_losses, d_losses = [], []
-    for portion in portions[:remaining]:
+    for step, portion in enumerate(portions[:remaining]):
+        progress = ((epoch - 1) * len(portions) + step) / iterations
+        gan.optimizer_d.param_groups[0]["lr"] = learning_rate(args.lr_d, args, progress)
+        gan.optimizer_g.param_groups[0]["lr"] = learning_rate(args.lr_g, args, progress)
         for batch in portion.split(args.batch_size):  # indices (B,)
             r1 = 0.0
             if len(d_losses) % R1_EVERY == 0:
@@ -1002,6 +1012,8 @@ def parse_args(argv=None):
                        help="generator steps in an iteration")
     group.add_argument("--d-steps", type=number(int, 1, 1000), default=1,
                        help="discriminator steps in an iteration, each on a batch of its own")
+    group.add_argument("--schedule", choices=("constant", "linear"),
+                       help="of both learning rates; linear: to 0 over the second half of training")
     group.add_argument("--beta1", type=number(float, 0, 0.9999), help="of both Adams")
     group.add_argument("--label-smoothing", type=number(float, 0.5, 1), default=1.0,
                        help="target of D on real images; 1 is off")

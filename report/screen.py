@@ -11,7 +11,6 @@ trained on all 60 000 images by the scripts themselves. A variant is a change of
 tried and is not in the scripts, unless it won.
 """
 import argparse
-import itertools
 import json
 import os
 import shlex
@@ -162,29 +161,6 @@ def relativistic():
 LAST = {}  # the real images of the discriminator's last step
 
 
-def falling_rate():
-    """Both rates fall linearly to 0 over the second half of training."""
-    train = gan.train
-
-    def train_falling(nets, images, labels, args, *, epoch, **others):
-        steps = -(-len(images) // args.batch_size)
-        hooks = []
-        for optimizer, rate in ((nets.optimizer_d, args.lr_d), (nets.optimizer_g, args.lr_g)):
-            taken = itertools.count((epoch - 1) * steps)
-
-            def fall(optimizer, *_, rate=rate, taken=taken):
-                progress = next(taken) / (args.epochs * steps)
-                optimizer.param_groups[0]["lr"] = rate * min(1, 2 * (1 - progress))
-
-            hooks.append(optimizer.register_step_pre_hook(fall))
-        numbers = train(nets, images, labels, args, epoch=epoch, **others)
-        for hook in hooks:
-            hook.remove()
-        return numbers
-
-    gan.train = train_falling
-
-
 def beta2(value):
     """Adam's second decay rate of the convolutional nets."""
     gan.BETA2["conv"] = value
@@ -214,7 +190,7 @@ VARIANTS = {
     "wider": lambda: wider(2, gan.ConvGenerator, gan.ConvDiscriminator),
     "relativistic": relativistic,
     "clusters": clusters,
-    "falling-rate": falling_rate,
+    "falling-rate": lambda: gan.DEFAULTS["conv"].update(schedule="linear"),  # it won
     "beta2-0.999": lambda: beta2(0.999),
     "wider-discriminator": lambda: wider(2, gan.ConvDiscriminator),
 }
@@ -265,6 +241,7 @@ def try_gan(args, images, labels, score):
                   iterations=iterations, bar=tqdm(disable=True), precision=precision)
         if epoch % 2 == 0 and epoch < args.epochs:
             by_epoch[epoch] = score(gan.evaluate(nets.average, z, drawn) / 2 + 0.5)
+            print(f"epoch {epoch}: Frechet {by_epoch[epoch]:.2f}", flush=True)
     wider_z = gan.evaluate(nets.average, WIDER * z, drawn) / 2 + 0.5
     return gan.evaluate(nets.average, z, drawn) / 2 + 0.5, wider_z, by_epoch
 
@@ -295,6 +272,8 @@ def main(argv=None):
     script = {"vae.py": vae, "gan.py": gan}[chosen.script]
     args = script.parse_args(chosen.flags)
     torch.set_flush_denormal(True)
+    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, text=True,
+                            capture_output=True).stdout.strip()  # of the code that runs
 
     data = script.load_dataset(args.dataset, args.data_dir)
     real, labels = p5_compare.load_dataset(args.dataset, args.data_dir)[:2]
@@ -320,8 +299,6 @@ def main(argv=None):
         numbers |= {f"{name}_of_wider_z": scores[name] for name in ("frechet", "recall")}
     seconds = round(time.perf_counter() - start)
     numbers |= measure(samples, judge, reference, args.seed)
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, text=True,
-                            capture_output=True).stdout.strip()
     line = {"command": shlex.join(["python", "report/screen.py", *argv]), "commit": commit,
             "judge": sha256[:12], "threads": torch.get_num_threads(), "seconds": seconds,
             **numbers}
