@@ -13,7 +13,7 @@ SCRIPT = SimpleNamespace(main=bench.main, run=bench.vae.run)  # as its last line
 def small(monkeypatch):
     """One seed, 200 samples, one round; and flush_denormal as it was."""
     monkeypatch.setattr(bench, "SEEDS", (1,))
-    monkeypatch.setattr(bench, "CHOICE_SEEDS", (11,))
+    monkeypatch.setattr(bench, "CHOICE_SEEDS", (11, 12))
     monkeypatch.setattr(bench, "COUNT", 200)
     monkeypatch.setattr(bench, "ROUNDS", 1)
     yield
@@ -69,11 +69,14 @@ def test_every_row_is_raced_summed_up_and_not_again(folders, tmp_path, monkeypat
 
 def test_lengths_are_tried_on_other_seeds(folders, tmp_path, capsys):
     bench.main([*small_flags(folders), "--choose", "--only", "vae_fashion"])
-    (name, record), = records_in(tmp_path).items()
-    assert name == "bench_choose_epochs1_vae_fashion_seed11.json"
+    found = records_in(tmp_path)
     lengths = bench.ROWS["vae_fashion"].lengths
-    for length in lengths:
-        assert f"{length.strip('-').replace(' ', '')}/frechet" in record["numbers"]
+    for seed in (11, 12):
+        numbers = found.pop(f"bench_choose_epochs1_vae_fashion_seed{seed}.json")["numbers"]
+        assert ("usual/frechet" in numbers) == (seed == 11)
+        for length in lengths:
+            assert f"{length.strip('-').replace(' ', '')}/frechet" in numbers
+    assert not found
     assert capsys.readouterr().out.count("asked") == len(lengths)
 
 
