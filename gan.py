@@ -276,10 +276,10 @@ def build(args, device):
 
 
 def learning_rate(rate, args, progress):
-    """`rate`, or falling from it to 0 over the second half of training; `progress` is in [0, 1)."""
+    """`rate`, or falling from it to 0 over the last 30 % of training; `progress` is in [0, 1)."""
     if args.schedule == "constant":
         return rate
-    return rate * min(1, 2 * (1 - progress))
+    return rate * min(1, (1 - progress) / 0.3)
 
 
 def train(gan, images, labels, args, *, epoch, iterations, bar, precision="float32"):
@@ -1013,7 +1013,7 @@ def parse_args(argv=None):
     group.add_argument("--d-steps", type=number(int, 1, 1000), default=1,
                        help="discriminator steps in an iteration, each on a batch of its own")
     group.add_argument("--schedule", choices=("constant", "linear"),
-                       help="of both learning rates; linear: to 0 over the second half of training")
+                       help="of both learning rates; linear: to 0 over the last 30 %% of training")
     group.add_argument("--beta1", type=number(float, 0, 0.9999), help="of both Adams")
     group.add_argument("--label-smoothing", type=number(float, 0.5, 1), default=1.0,
                        help="target of D on real images; 1 is off")

@@ -161,6 +161,12 @@ def relativistic():
 LAST = {}  # the real images of the discriminator's last step
 
 
+def falling_rate():
+    """Both rates fall linearly to 0 over the second half of training, not only at its end."""
+    gan.DEFAULTS["conv"]["schedule"] = "linear"
+    gan.learning_rate = lambda rate, args, progress: rate * min(1, 2 * (1 - progress))
+
+
 def beta2(value):
     """Adam's second decay rate of the convolutional nets."""
     gan.BETA2["conv"] = value
@@ -190,7 +196,7 @@ VARIANTS = {
     "wider": lambda: wider(2, gan.ConvGenerator, gan.ConvDiscriminator),
     "relativistic": relativistic,
     "clusters": clusters,
-    "falling-rate": lambda: gan.DEFAULTS["conv"].update(schedule="linear"),  # it won
+    "falling-rate": falling_rate,
     "beta2-0.999": lambda: beta2(0.999),
     "wider-discriminator": lambda: wider(2, gan.ConvDiscriminator),
 }
