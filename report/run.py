@@ -379,6 +379,8 @@ def main(argv=None):
     states = {}
     for line in chosen:
         states[line.name] = state_of(line, texts[line.name])
+        if any(states.get(name, "done") != "done" for name in line.needs):
+            states[line.name] = "to be run: its samples are made anew"
         if args.check or states[line.name].startswith("stale"):
             print(f"{line.name}: {states[line.name]}", flush=True)
     todo = [line for line in chosen if states[line.name] != "done"]

@@ -259,6 +259,14 @@ def test_again_works_elsewhere_and_lists_what_moved(project, tmp_path):
     assert ran == []  # it goes on where it was stopped
 
 
+def test_scores_of_a_run_that_is_made_anew_are_made_anew(project):
+    campaign(project)
+    commit(project)
+    (project / "vae.py").write_text(SCRIPT.replace("VALUE = 1.0", "VALUE = 2.0"))
+    ran, done = campaign(project)
+    assert ran == ["vae --resume", "vae_scores", "p5_seeds"] and done.returncode == 0
+
+
 def test_numbers_move_when_they_print_differently():
     before = {"a": 1.0, "b": -4.0, "c": 0, "d": 0.12, "gone": 1}
     now = {"a": 1.00001, "b": -5.0, "c": 3, "d": 0.124, "new": 1}
