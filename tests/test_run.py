@@ -152,7 +152,7 @@ def test_a_record_of_other_code_or_settings_is_made_again(project):
         commit(project)
         ran, done = campaign(project, "--check")
         assert ran == [] and done.returncode == 1 and f"gan_n2: stale: {found}" in done.stdout
-        assert campaign(project)[0][-1] == "gan_n2 --resume"
+        assert campaign(project)[0] == ["gan_n2 --resume", "gan_n2_scores", "p5_seeds"]
         path.write_text(good)
         commit(project)
     path.write_text(json.dumps(json.loads(good) | {"fingerprint": [1.00001, 2]}))  # of another CPU
@@ -168,7 +168,7 @@ def test_a_record_without_fingerprint_is_to_be_run_and_no_fault(project):
     commit(project)
     ran, done = campaign(project, "--check")
     assert ran == [] and done.returncode == 0 and "vae: to be run: its record has no" in done.stdout
-    assert campaign(project)[0] == ["vae --resume"]
+    assert campaign(project)[0] == ["vae --resume", "vae_scores", "p5_seeds"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
