@@ -375,7 +375,8 @@ def race(name, seed, commands, args, rulers, device):
         curves[f"{way}/loss"] = run.losses
         print(f"{name} seed {seed} {way}: " + "  ".join(
             f"{measure} {value:.4g}" for measure, value in results.items()), flush=True)
-    for way in commands if USUAL in ways else ():
+    paired = commands if USUAL in ways else {}
+    for way in paired:
         for kind in ("seconds", "cpu_seconds"):
             numbers[f"{way}/{kind}_ratio"] = numbers[f"{USUAL}/{kind}"] / numbers[f"{way}/{kind}"]
     vae.write_record(path, settings, [vae.machine(device)], numbers, judge=ruler.identity,

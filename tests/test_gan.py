@@ -298,7 +298,7 @@ def settings(*flags):
     return gan.parse_args(["--no-cuda", *flags])
 
 
-def test_rates_fall_at_the_end_of_the_run(glyph_dir, monkeypatch):
+def test_rates_fall_at_the_end_of_the_run(monkeypatch):
     args = settings("--epochs", "2", "--batch-size", "100", "--lr-g", "0.4", "--lr-d", "0.2")
     images = torch.zeros(300, 784)
     rates = []
