@@ -436,25 +436,23 @@ def draw_corruption(path):
 
 @torch.no_grad()
 def draw_denoiser(path, denoiser):
-    """3.2: the denoiser's displacements over the exact ones, on a grid of corrupted points."""
+    """3.2: the exact displacements and the denoiser's, on a grid of corrupted points."""
     grid = torch.cartesian_prod(torch.linspace(-1.4, 1.4, 15), torch.linspace(-0.4, 1.4, 10))
     exact = posterior_mean(grid).float() - grid
     learned = denoiser(grid)
     near = exact.norm(dim=1) < 3 * SIGMA  # farther out points are too rare to learn from
     tails = grid[near].T.numpy()
 
-    figure = Figure(figsize=(4.4, 2.6))
-    axes = figure.subplots()
+    figure = Figure(figsize=(6.9, 2.3))
+    panels = figure.subplots(1, 2, sharey=True)
     curve = np.linspace(-1, 1, 200)
-    axes.plot(curve, curve**2, color="C0", linewidth=3, label="data $x_2 = x_1^2$")
-    to_scale = {"angles": "xy", "scale_units": "xy", "scale": 1}
-    axes.quiver(*tails, *exact[near].T.numpy(), color="0.65", width=0.012,
-                label=r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$", **to_scale)
-    axes.quiver(*tails, *learned[near].T.numpy(), color="black", width=0.003, label="learned",
-                **to_scale)
-    axes.set(xlabel=r"first coordinate $\hat{x}_1$", ylabel=r"second coordinate $\hat{x}_2$",
-             aspect="equal")
-    figure.legend(loc="outside upper center", ncols=3)
+    titles = (r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$", "learned")
+    for axes, title, arrows in zip(panels, titles, (exact, learned)):
+        axes.plot(curve, curve**2, color="C0", linewidth=3)
+        axes.quiver(*tails, *arrows[near].T.numpy(), color="black", width=0.004, angles="xy",
+                    scale_units="xy", scale=1)
+        axes.set(title=title, xlabel=r"first coordinate $\hat{x}_1$", aspect="equal")
+    panels[0].set_ylabel(r"second coordinate $\hat{x}_2$")
     save_figure(figure, path)
 
 

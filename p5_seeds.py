@@ -404,17 +404,17 @@ def draw_paths(path, runs):
 
     runs: {title: {curve: a value for each step}}, as p5_compare.py's along_paths has them.
     """
-    figure = Figure(figsize=(6.9, 1.9))
-    panels = figure.subplots(1, 2)
+    figure = Figure(figsize=(3.5, 2.9))
+    panels = figure.subplots(2, 1, sharex=True)
     for (title, curves), color in zip(runs.items(), ("k", "C3")):
         for kind, style in (("line", "--"), ("arc", "-")):
             steps = np.linspace(0, 1, len(curves[f"{kind}_inside"]))
             for axes, measure in zip(panels, ("inside", "third")):
                 axes.plot(steps, curves[f"{kind}_{measure}"], style, color=color,
                           label=f"{title}, {kind}")
-    panels[0].set(xlabel="way from one z to the other", ylabel="share near a real image")
-    panels[1].set(xlabel="way from one z to the other", ylabel="share judged a third class")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    panels[0].set_ylabel("near a real image")
+    panels[1].set(xlabel="way from one z to the other", ylabel="of a third class")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     save_figure(figure, path)
 
 
