@@ -79,9 +79,9 @@ ROWS = {
         lengths=("--epochs 4", "--epochs 5", "--epochs 6")),
     "vae_fashion": Row(
         "VAE, Fashion-MNIST", "fashion", "vae", 20, asked=8,
-        ours="vae.py --dataset fashion --recipe handout --lr 5e-3 --batch-size 64 "
-             "--schedule linear --beta 0.05 --prior mixture --components 20",
-        length="--epochs 3", lengths=("--epochs 2", "--epochs 3", "--epochs 4")),
+        ours="vae.py --dataset fashion --recipe handout --lr 5e-3 --schedule linear --beta 0.05 "
+             "--prior mixture --components 10",
+        length="--epochs 1", lengths=("--epochs 1", "--epochs 2", "--epochs 3")),
     "gan_fashion": Row(
         "GAN, Fashion-MNIST", "fashion", "gan", 20, asked=30,
         ours="gan.py --ema 0.95", length="--updates 400",
