@@ -435,21 +435,23 @@ def draw_pairs(path, families):
 def draw_shares(path, scores):
     """Shares of the ten classes with their intervals, raw and corrected, against uniform.
 
-    scores: {title: {measure: value}}.
+    scores: {model: {measure: value}}.
     """
-    figure = Figure(figsize=(6.9, 2.9))
-    panels = figure.subplots(2, 1, sharex=True, sharey=True)
-    for axes, kind, label in zip(panels, ("share", "corrected"), ("judged", "corrected")):
+    figure = Figure(figsize=(6.9, 2.2))
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, kind, title in zip(panels, ("share", "corrected"), ("judged", "corrected")):
         axes.axhline(10, color="0.6", linewidth=0.8, label="uniform")
-        for place, (title, numbers) in enumerate(scores.items()):
+        for place, (model, numbers) in enumerate(scores.items()):
             percent, low, high = (
                 100 * np.array([numbers[f"{kind}_{c}{end}"] for c in range(10)])
                 for end in ("", "_low", "_high"))
             errors = np.abs((percent - low, high - percent))
             shift = 0.15 * (place - (len(scores) - 1) / 2)
             axes.errorbar(np.arange(10) + shift, percent, errors, fmt="os^Dv"[place],
-                          color=f"C{place}", markersize=3.5, linewidth=0.8, label=title)
-        axes.set(ylabel=f"{label} share [%]", xticks=range(10), xticklabels=CLASSES)
+                          color=f"C{place}", markersize=2.5, linewidth=0.8, label=model)
+        axes.set(title=title, xticks=range(10))
+        axes.set_xticklabels(CLASSES, rotation=45, ha="right", rotation_mode="anchor")
+    panels[0].set_ylabel("share of a class [%]")
     handles, labels = panels[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(scores) + 1)
     save_figure(figure, path)
