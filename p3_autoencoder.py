@@ -422,7 +422,7 @@ def draw_corruption(path):
     panels = {f"the {DRAWN_POINTS} points": clean,
               f"Gaussian noise, $\\sigma$ = {SIGMA}": corrupt_gaussian(clean),
               f"masking, $\\rho$ = {MASKED}": corrupt_masking(clean)}
-    figure = Figure(figsize=(6.9, 2.2))
+    figure = Figure(figsize=(6.9, 1.9))
     all_axes = figure.subplots(1, 3, sharex=True, sharey=True)
     curve = np.linspace(-1, 1, 200)
     for axes, (title, points) in zip(all_axes, panels.items()):
@@ -443,7 +443,7 @@ def draw_denoiser(path, denoiser):
     near = exact.norm(dim=1) < 3 * SIGMA  # farther out points are too rare to learn from
     tails = grid[near].T.numpy()
 
-    figure = Figure(figsize=(6.9, 2.3))
+    figure = Figure(figsize=(6.9, 2.0))
     panels = figure.subplots(1, 2, sharey=True)
     curve = np.linspace(-1, 1, 200)
     titles = (r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$", "learned")
@@ -458,7 +458,7 @@ def draw_denoiser(path, denoiser):
 
 def draw_embedding(path, codes, labels):
     """3.3: codes (N, 2) of the hidden layer in one large panel, coloured by `labels` (N,)."""
-    figure = Figure(figsize=(6.9, 4.4))
+    figure = Figure(figsize=(6.9, 4.0))
     axes = figure.subplots()
     draw_plane(axes, codes, labels, size=2.5)
     axes.set(xlabel="hidden neuron 1 (activation)", ylabel="hidden neuron 2 (activation)")
