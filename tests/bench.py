@@ -84,11 +84,11 @@ ROWS = {
         length="--epochs 1", lengths=("--epochs 1", "--epochs 2", "--epochs 3")),
     "gan_fashion": Row(
         "GAN, Fashion-MNIST", "fashion", "gan", 20, asked=30,
-        ours="gan.py --ema 0.95", length="--updates 400",
+        ours="gan.py --ema 0.95", length="--updates 200",
         lengths=("--updates 200", "--updates 300", "--updates 400", "--updates 600")),
     "cgan_fashion": Row(
         "Conditional GAN, Fashion-MNIST", "fashion", "cgan", 20, asked=12,
-        ours="gan.py --conditional --ema 0.95", length="--updates 800",
+        ours="gan.py --conditional --ema 0.95", length="--updates 400",
         lengths=("--updates 400", "--updates 600", "--updates 800", "--updates 1200")),
 }
 
