@@ -666,7 +666,7 @@ def named(args, prefix, chosen, parser, argv):
     args.run_name = getattr(args, "run_name", None) or "_".join(words)
     if not re.fullmatch(r"\w([\w.-]{0,117}\w)?", args.run_name):
         parser.error(f"the run's name {args.run_name!r} is not 1 to 119 letters, digits, '_', '.' "
-                     "and '-': give another --run-name")
+                     "and '-', the first and the last no '.' or '-': give another --run-name")
     typed = [word for word in argv if word not in ("--resume", "--fresh")]
     args.command = shlex.join(["python", Path(__file__).name, *typed])
     return args
@@ -680,7 +680,8 @@ def run(main):
     script = Path(sys.argv[0]).name
     again = "a training run goes on with --resume"
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
+        if hasattr(stream, "reconfigure"):  # a notebook's stream has none
+            stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()

@@ -9,8 +9,9 @@
 A run is named after its command: vae_mnist, vae_fashion_beta0.5_seed2. It writes
     runs/<run>.pt              checkpoint, saved after every epoch
     runs/<run>/                grids of every epoch
-    runs/<run>_samples.npz     10 000 samples (normal_<run>_samples.npz: those of N(0, I) beside a
-                               fitted prior's)
+    runs/<run>_samples.npz     10 000 samples; with a fitted prior also those of N(0, I), as
+                               runs/normal_<run>_samples.npz
+    runs/<run>_drawn.png       what --draw draws
     plots/<run>.json, _*.pdf   record and figures
     plots/<run>_weights.pt     the decoder and the prior, for --draw
 
@@ -56,8 +57,8 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 PIXELS = 28 * 28
 
-# What --recipe sets, flag by flag: as handed out; for the images, at a width whose decoder, kept
-# with the records, stays below 4 MB; for the test loss.
+# What --recipe sets, flag by flag. handout: as handed out. best: the best images; its width keeps
+# plots/<run>_weights.pt below 4 MB. lowest: the lowest test loss.
 RECIPES = {
     "handout": {"epochs": 10, "batch_size": 128, "hidden_dim": 400, "layers": 1, "latent_dim": 20,
                 "beta": 1.0, "warmup": 0, "schedule": "constant", "prior": "normal",
@@ -99,7 +100,7 @@ class VAE(nn.Module):
 
     def reparameterize(self, mu, logvar):
         """Draw z = mu + sigma * epsilon, so that gradients reach mu and logvar (section 2.4)."""
-        epsilon = torch.randn(mu.shape, dtype=mu.dtype).to(mu.device)  # the same on a GPU
+        epsilon = torch.randn(mu.shape, dtype=mu.dtype).to(mu.device)  # a GPU gets the same
         return mu + torch.exp(0.5 * logvar) * epsilon
 
     def decode(self, z):
@@ -144,7 +145,7 @@ def cross_entropy(logits, x):
 
 # ----------------------------------------------------------------------------------- training
 def kl_weight(args, epoch):
-    """The KL's weight: it rises by the epoch to --beta at epoch --warmup.
+    """The weight of the KL in `epoch` (1, 2, ...): --beta * epoch / --warmup, at most --beta.
 
     With a small weight at first z comes into use (Bowman et al. 2016, arXiv:1511.06349).
     """
@@ -161,16 +162,19 @@ def learning_rate(args, progress):
 
 
 def train(model, images, optimizer, args, *, epoch, bar, precision="float32"):
-    """One epoch over `images` (N, 784) in [0, 1]; {train_loss, ...} in nats per image, beta = 1."""
+    """One epoch over `images` (N, 784) in [0, 1]; means while training, in nats per image.
+
+    {train_loss, train_reconstruction, train_kl}; train_loss is at beta = 1, whatever is minimised.
+    """
     torch.manual_seed(1_000_003 * args.seed + epoch)  # so that a resumed run draws the same
     beta = kl_weight(args, epoch)
     bfloat16 = precision == "bfloat16"
     batches = torch.randperm(len(images)).to(images.device).split(args.batch_size)
     totals = torch.zeros(2, dtype=torch.float64, device=images.device)  # of the loss and of the KL
-    for step, batch in enumerate(batches):
+    for step, indices in enumerate(batches):  # (B,)
         progress = (epoch - 1 + step / len(batches)) / args.epochs
         optimizer.param_groups[0]["lr"] = learning_rate(args, progress)
-        x = images.index_select(0, batch)
+        x = images.index_select(0, indices)
         # The forward pass may be rounded; weights, loss and Adam stay float32.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
             recon, mu, logvar = model(x)
@@ -184,9 +188,9 @@ def train(model, images, optimizer, args, *, epoch, bar, precision="float32"):
             text = f"epoch {epoch}, loss {loss.item() / len(x):.1f} nats at beta {beta:.3g}"
             bar.set_postfix_str(text, refresh=False)
         bar.update()
-    loss, kl = (totals / len(images)).tolist()  # loss = reconstruction + beta * kl
-    return {"train_loss": loss + (1 - beta) * kl, "train_reconstruction": loss - beta * kl,
-            "train_kl": kl}
+    mean_loss, mean_kl = (totals / len(images)).tolist()  # of reconstruction + beta * KL
+    return {"train_loss": mean_loss + (1 - beta) * mean_kl,
+            "train_reconstruction": mean_loss - beta * mean_kl, "train_kl": mean_kl}
 
 
 @torch.no_grad()
@@ -217,8 +221,15 @@ def test(model, images, args, prior=None):
 def sample(model, count, args, prior=None):
     """Pixel means (count, 784) of z ~ N(0, I), or ~ `prior`, the same z on every call."""
     torch.manual_seed(args.seed)
-    z = torch.randn(count, args.latent_dim) if prior is None else sample_mixture(prior, count)
+    z = draw_codes(count, args.latent_dim, prior)
     return model.decode(z.to(model.fc4.weight.device)).sigmoid()
+
+
+def draw_codes(count, latent_dim, prior=None):
+    """z (count, latent) ~ N(0, I), or ~ `prior`, drawn by the CPU."""
+    if prior is None:
+        return torch.randn(count, latent_dim)
+    return sample_mixture(prior, count)
 
 
 def sample_mixture(mixture, count):
@@ -228,7 +239,8 @@ def sample_mixture(mixture, count):
     """
     mean = mixture.component_distribution.loc.cpu()  # (components, latent)
     scale = mixture.component_distribution.scale_tril.cpu()
-    component = torch.multinomial(mixture.mixture_distribution.probs.cpu(), count, True)
+    probabilities = mixture.mixture_distribution.probs.cpu()
+    component = torch.multinomial(probabilities, count, replacement=True)
     codes = []
     for chosen in component.split(1000):
         epsilon = torch.randn(len(chosen), mean.shape[1], 1)
@@ -297,7 +309,7 @@ def manifold(model, side=20):
 def fit_mixture(codes, count=100, steps=50):
     """Gaussians with weights, fitted to codes (N, latent) by EM (Bishop 2006, section 9.2.2).
 
-    There are `count` of them, of fewer codes as many as codes; each starts at a code. With P the
+    At most `count` components, each started at a code drawn by the global generator. With P the
     inverse of a covariance C, log w + log N(z; m, C) is (log w + log N(0; m, C)) + (P m)^T z -
     z^T P z / 2, linear in the moments (1, z, z z^T) of z, so that one product of matrices gives it
     for all components and many codes.
@@ -329,7 +341,8 @@ def fit_mixture(codes, count=100, steps=50):
         linear = (precision @ mean[:, :, None])[:, :, 0]
         constant = weight.log() + component.log_prob(torch.zeros_like(mean))[:, None]
         coefficients = torch.cat((constant, linear, -0.5 * precision.flatten(1)), 1)
-    components = MultivariateNormal(mean.float(), cov.float())
+    # rounded is the factor: a rounded covariance of few codes may have none
+    components = MultivariateNormal(mean.float(), scale_tril=component.scale_tril.float())
     return MixtureSameFamily(Categorical(weight[:, 0].float()), components)
 
 
@@ -337,8 +350,8 @@ def fit_mixture(codes, count=100, steps=50):
 def fingerprint(args):
     """Two training losses that tell whether today's code still computes what a record's did.
 
-    Of the first step of the first epoch and of the first of the last, on 64 drawn images as one
-    batch, by one thread in float32. `make check` takes them again.
+    In nats per image, taken at the first epoch and at the last, on 64 drawn images as one batch, by
+    one thread in float32. `make check` takes them again.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -390,20 +403,20 @@ def fit(model, train_images, test_images, state, args):
 
 
 def report(model, train_images, test_images, test_labels, state, args):
-    """Samples, figures and record of a trained model."""
+    """Samples, figures, record and kept weights of a trained VAE."""
     stem = str(args.out_dir / args.run_name)  # a name may hold dots, which are no suffix
     numbers = {name: curve[-1] for name, curve in state["curves"].items()}
     mixture = None
-    prior_of = {args.run_name: None}  # {name of the samples: p(z)}; None is N(0, I)
+    priors = {args.run_name: None}  # {name of the samples: p(z)}; None is N(0, I)
     if args.prior == "mixture":
         torch.manual_seed(args.seed)
         with torch.no_grad():
             codes = model.reparameterize(*model.encode(train_images))
             mixture = fit_mixture(codes, args.components)
-        prior_of = {f"normal_{args.run_name}": None, args.run_name: mixture}
+        priors = {f"normal_{args.run_name}": None, args.run_name: mixture}
         for name, value in test(model, test_images, args, mixture).items():
             numbers[f"mixture_{name}"] = value
-    for name, prior in prior_of.items():
+    for name, prior in priors.items():
         images = (255 * sample(model, 10_000, args, prior)).round().byte().view(-1, 28, 28)
         with replacing(args.runs_dir / f"{name}_samples.npz") as part, part.open("wb") as file:
             np.savez(file, images=images.cpu())
@@ -436,18 +449,18 @@ def mixture_state(mixture):
     if mixture is None:
         return {}
     scale = mixture.component_distribution.scale_tril  # (components, latent, latent), triangles
-    row, column = torch.tril_indices(*scale.shape[1:])
+    i, j = torch.tril_indices(*scale.shape[1:])
     return {"prior.share": mixture.mixture_distribution.probs,
             "prior.mean": mixture.component_distribution.loc,
-            "prior.scale": scale[:, row, column]}
+            "prior.scale": scale[:, i, j]}
 
 
 def mixture_of_state(share, mean, scale):
     """The mixture of a mixture_state."""
     components, latent_dim = mean.shape
-    row, column = torch.tril_indices(latent_dim, latent_dim)
+    i, j = torch.tril_indices(latent_dim, latent_dim)
     triangles = torch.zeros(components, latent_dim, latent_dim)
-    triangles[:, row, column] = scale
+    triangles[:, i, j] = scale
     return MixtureSameFamily(Categorical(share), MultivariateNormal(mean, scale_tril=triangles))
 
 
@@ -455,10 +468,13 @@ def kept_model(args):
     """A finished run's VAE, of which only the decoder is trained, and its fitted prior or None."""
     path = args.out_dir / f"{args.run_name}_weights.pt"
     state = load_weights(path, args)
-    prior = [state.pop(f"prior.{name}", None) for name in ("share", "mean", "scale")]
+    prior = None
+    if args.prior == "mixture":
+        prior = mixture_of_state(state.pop("prior.share"), state.pop("prior.mean"),
+                                 state.pop("prior.scale"))
     model = VAE(args.hidden_dim, args.layers, args.latent_dim)
     restore({"model": model}, {"model": model.state_dict() | state}, path)
-    return model, mixture_of_state(*prior) if args.prior == "mixture" else None
+    return model, prior
 
 
 @torch.no_grad()
@@ -466,7 +482,7 @@ def draw(args):
     """Write a picture of 64 fresh samples of a finished run."""
     model, prior = kept_model(args)
     torch.seed()  # other samples on every call
-    z = torch.randn(64, args.latent_dim) if prior is None else sample_mixture(prior, 64)
+    z = draw_codes(64, args.latent_dim, prior)
     save_picture(args.runs_dir / f"{args.run_name}_drawn.png", model.decode(z).sigmoid())
 
 
@@ -492,7 +508,7 @@ def draw_latent_space(stem, model, images, labels):
     draw_grids(Path(f"{stem}_interpolations.pdf"), {"": between}, 11, 4.4)
     rows = traversals(model, images)
     names = [f"z{dimension + 1}, {kl:.2f} nats" for dimension, (kl, _) in rows.items()]
-    moved = torch.cat([images for _, images in rows.values()])
+    moved = torch.cat([decoded for _, decoded in rows.values()])
     draw_grids(Path(f"{stem}_traversals.pdf"), {"from -3 to 3": moved}, 11, 5.2, names)
     if model.fc3.in_features == 2:
         draw_grids(Path(f"{stem}_manifold.pdf"), {"": manifold(model)}, 20, 4.4)
@@ -734,7 +750,7 @@ def named(args, prefix, chosen, parser, argv):
     args.run_name = getattr(args, "run_name", None) or "_".join(words)
     if not re.fullmatch(r"\w([\w.-]{0,117}\w)?", args.run_name):
         parser.error(f"the run's name {args.run_name!r} is not 1 to 119 letters, digits, '_', '.' "
-                     "and '-': give another --run-name")
+                     "and '-', the first and the last no '.' or '-': give another --run-name")
     typed = [word for word in argv if word not in ("--resume", "--fresh")]
     args.command = shlex.join(["python", Path(__file__).name, *typed])
     return args
@@ -748,7 +764,8 @@ def run(main):
     script = Path(sys.argv[0]).name
     again = "a training run goes on with --resume"
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
+        if hasattr(stream, "reconfigure"):  # a notebook's stream has none
+            stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()
@@ -791,7 +808,8 @@ def load_state(path, device="cpu"):
     except Exception as error:
         if "alloc" in str(error).lower():  # memory
             raise
-        raise OSError(f"{path} is damaged or no checkpoint: --fresh starts over") from error
+        raise OSError(f"{path} is damaged or no checkpoint: training it with --fresh makes it anew"
+                      ) from error
 
 
 def restore(members, state, path):
@@ -901,6 +919,18 @@ def add_file_flags(parser):
     already.add_argument("--fresh", action="store_true", help="start over, whatever is there")
 
 
+def choose_precision(wanted, device):
+    """--precision, where auto is bfloat16 on hardware that multiplies it, else float32."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)  # PyTorch 2.9 does not tell
+        native = capabilities().get("avx512_bf16")
+    return "bfloat16" if native else "float32"
+
+
 # ------------------------------------------------------------------------------- command line
 def parse_args(argv=None):
     """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
@@ -946,18 +976,6 @@ def parse_args(argv=None):
     return named(args, prefix, ("dataset", "recipe"), parser, argv)
 
 
-def choose_precision(wanted, device):
-    """--precision, where auto is bfloat16 on hardware that multiplies it, else float32."""
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)  # PyTorch 2.9 does not tell
-        native = capabilities().get("avx512_bf16")
-    return "bfloat16" if native else "float32"
-
-
 def main(argv=None):
     args = parse_args(argv)
     torch.set_flush_denormal(True)  # Adam's averages come to numbers that CPUs multiply slowly
@@ -979,7 +997,7 @@ def main(argv=None):
         elif state["precision"] != choose_precision(args.precision, device):
             print(f"{args.run_name} goes on in {state['precision']}, as it began")
 
-        torch.manual_seed(args.seed)  # of the first weights; fit has others where a run goes on
+        torch.manual_seed(args.seed)  # first weights; of a resumed run, fit loads the saved ones
         model = VAE(args.hidden_dim, args.layers, args.latent_dim).to(device)
         fit(model, train_images, test_images, state, args)
         report(model, train_images, test_images, test_labels, state, args)

@@ -163,7 +163,7 @@ def test_the_command_writes_everything(folders, command, tmp_path):
     machine, = record["machines"]
     assert machine["processor"] and machine["threads"] == 1
     assert set(machine["versions"]) == {"torch", "torchvision", "numpy", "matplotlib"}
-    weights = vae.VAE(1024, 2, 2).parameters()
+    weights = vae.VAE(1000, 2, 2).parameters()
     assert record["parameters"] == {"vae": sum(weight.numel() for weight in weights)}
     again = vae.fingerprint(vae.parse_args([*map(str, flags), *folders]))
     assert record["fingerprint"] == pytest.approx(again, rel=1e-6)
@@ -199,7 +199,7 @@ def test_a_run_is_drawn_from_its_weights(folders, tmp_path, monkeypatch, fails):
     vae.main(flags)
     monkeypatch.setattr(torch, "seed", lambda: torch.manual_seed(7))
     vae.main([*flags, "--draw"])
-    model = vae.VAE(1024, 2, 5)
+    model = vae.VAE(1000, 2, 5)
     state = torch.load(tmp_path / f"runs/{name}.pt", weights_only=True)
     model.load_state_dict(state["model"])
     torch.manual_seed(7)
