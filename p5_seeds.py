@@ -4,13 +4,15 @@
 
 A family is one command with several seeds: FAMILIES names the run of seed 1, and <run>_seed<k> is
 that of seed k. Read are the runs' records and the scores that p5_compare.py wrote beside them, all
-under plots/ and all by one judge; a family without scores is left out. Two families are compared on
+under plots/ and all by one judge; a family without scores is left out, but those in NEEDED must be
+there, and seeds above 10 are not read. Two families are compared on
 the seeds that both have, pair by pair: one seed stands for the same order of the images and, where
 the nets are the same, for the same first weights. Intervals are Student's, at 95 %; Frechet
 distances are compared as ratios, by their logarithms, and "times real images" takes in the error of
 that unit too. A single seed has no interval. It writes
-    plots/p5_seeds.json     {"<family>/<measure>/mean": number}, also count, sd, low, high, change,
-                            change_low and change_high
+    plots/p5_seeds.json     "<family>/count"; "<family>/<measure>/mean", sd, change, change_low,
+                            change_high; of frechet_ratio low and high; "real/unit_error";
+                            "<model>/<curve>/ends" and middle, of the paths between two z
     plots/p5_seeds_*.pdf    figures
 """
 import argparse
@@ -128,13 +130,12 @@ COMPARED = {  # a base: the families that differ from it in one point
 BASE_OF = {label: base for base, labels in COMPARED.items() for label in labels}
 NEEDED = ("scheme_base", "gan_fashion", "cgan_fashion", "vae_fashion")  # without them no figure
 REAL = "real_fashion"  # whose distance is the unit of "times real images"
-YARDSTICK = "vae_fashion_handout_epochs20"  # the run whose distance is the unit of the yardstick
 MEASURES = (
-    "frechet_ratio", "yardstick", "precision", "recall", "density", "coverage", "c2st", "tv",
+    "frechet_ratio", "precision", "recall", "density", "coverage", "c2st", "tv",
     "smallest_share", "diversity", "agreement", "agreement_gap", "sharpness", "copies",
     "d_real", "d_fake", "g_updates", "d_updates",  # these and what follows are the runs' own
     "test_loss", "test_reconstruction", "test_kl", "mixture_test_loss")
-SHOWN = {  # of 5.5 and 5.6: runs whose class shares are drawn
+SHOWN = {  # 5.5, 5.6: run: its name in figures and numbers
     "real_fashion": "real", "vae_fashion": "VAE", "gan_fashion": "GAN",
     "cgan_fashion": "Conditional GAN",
 }
@@ -149,8 +150,8 @@ LENGTHS = {  # 5.3: families of one scheme and more and more updates
 WEIGHTS = {  # 4.3: families by their weight of the KL
     1.0: "vae_beta_1", 0.2: "vae_beta_02", 0.02: "short_vae", 0.002: "vae_beta_0002",
 }
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % quantiles of
-#                                                        Student's distribution, 1 to 9 degrees
+# 97.5 % quantiles of Student's distribution with 1 to 9 degrees of freedom
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 # ----------------------------------------------------------------------------------- families
@@ -201,17 +202,26 @@ def run_of(label, seed):
 
 
 def seeds_of(label, plots):
-    """The seeds of a family that have scores, in order, of 1 to 10."""
+    """The seeds, 1 to 10, of which a family has scores."""
     return [seed for seed in range(1, len(STUDENT) + 2)
             if find_record(f"{run_of(label, seed)}_scores", plots).exists()]
 
 
-def read_scores(run, plots, judge=None):
+def read_judge(plots):
+    """The SHA-256 of the judge that all scores must be of."""
+    path = plots / "judge_fashion.json"
+    judge = read_record(path).get("judge")
+    if judge is None:
+        raise to_be_made(path, "names no judge")
+    return judge
+
+
+def read_scores(run, plots, judge):
     """The scores of a run: {measure: value}, which must be those of the judge with this SHA-256."""
     path = find_record(f"{run}_scores", plots)
     record = read_record(path)
-    if judge is not None and record.get("judge") != judge:
-        raise to_be_made(path, "is of another judge than plots/judge_fashion.pt")
+    if record.get("judge") != judge:
+        raise to_be_made(path, f"is of another judge than {plots / 'judge_fashion.json'} names")
     return record["numbers"]
 
 
@@ -223,8 +233,6 @@ def measures_of(label, seed, plots, judge):
     measures |= read_record(find_record(trained, plots))["numbers"]
     real = read_scores(REAL, plots, judge)
     measures["frechet_ratio"] = measures["frechet"] / real["frechet"]
-    yardstick = read_scores(YARDSTICK, plots, judge)
-    measures["yardstick"] = measures["frechet"] / yardstick["frechet"]
     if "agreement" in measures:  # the class that falls furthest short of real images
         measures["agreement_gap"] = max(
             real[f"agreement_{c}"] - measures[f"agreement_{c}"] for c in range(10))
@@ -233,7 +241,7 @@ def measures_of(label, seed, plots, judge):
 
 def read_families(plots):
     """{label: {seed: {measure: value}}} of FAMILIES, from the records and scores under `plots`."""
-    judge = read_record(plots / "judge_fashion.json").get("judge")
+    judge = read_judge(plots)
     families = {}
     for label, run in FAMILIES.items():
         seeds = seeds_of(label, plots)
@@ -248,6 +256,12 @@ def read_families(plots):
         except KeyError as error:
             raise to_be_made(plots, f"has a record of {label}, {run}*, that lacks {error}"
                              ) from error
+        first = families[label][seeds[0]]
+        for seed in seeds[1:]:
+            for measure in MEASURES:
+                if (measure in first) != (measure in families[label][seed]):
+                    path = find_record(f"{run_of(label, seed)}_scores", plots)
+                    raise to_be_made(path, f"differs from seed {seeds[0]}'s in {measure}")
     return families
 
 
@@ -260,9 +274,9 @@ def column(family, measure, seeds=None):
 
 
 def paired(values, others):
-    """Mean of the differences values - others, both (S,), a seed each; the ends of its interval.
+    """Mean of the differences values - others, both (S,), and Student's 95 % interval: (3,).
 
-    The interval is Student's for paired values, at 95 %.
+    As (mean, low, high). A position is a seed, the same one in both.
     """
     difference = np.subtract(values, others)
     half = STUDENT[len(difference) - 2] * difference.std(ddof=1) / len(difference)**0.5
@@ -270,17 +284,20 @@ def paired(values, others):
 
 
 def change(family, base, measure):
-    """paired() of two families on the seeds of both; of Frechet distances a factor, by the log.
+    """paired() of two families on the seeds of both: (3,); of Frechet ratios factors, by the log.
 
-    Where they share one seed, there is the change alone and no interval.
+    Where they share one seed, there is the change alone, (1,), and no interval.
     """
     seeds = sorted(family.keys() & base.keys())
-    values, others = (column(each, measure, seeds) for each in (family, base))  # (S,)
-    factors = "frechet" in measure
-    if factors:
-        values, others = np.log((values, others))
-    found = paired(values, others) if len(seeds) > 1 else values - others
-    return np.exp(found) if factors else found
+    values = column(family, measure, seeds)
+    others = column(base, measure, seeds)
+    by_log = measure == "frechet_ratio"
+    if by_log:
+        values, others = np.log(values), np.log(others)
+    difference = values - others
+    if len(seeds) > 1:
+        difference = paired(values, others)
+    return np.exp(difference) if by_log else difference
 
 
 def times_real(values, unit_error):
@@ -319,7 +336,10 @@ def summarise(families, unit_error):
 
 
 def fingerprint(args):
-    """Some numbers of drawn families: a record whose code computes something else is found."""
+    """Statistics of drawn families, by which `make check` finds a record that other code made.
+
+    They are the same for all `args`, which every script's fingerprint takes.
+    """
     rng = np.random.default_rng(0)
     families = {label: {seed: {"frechet_ratio": rng.uniform(1, 2), "recall": rng.uniform()}
                         for seed in (1, 2, 3)} for label in FAMILIES}
@@ -331,7 +351,10 @@ def fingerprint(args):
 
 # ------------------------------------------------------------------------------------ figures
 def draw_schemes(path, families):
-    """Every scheme's runs, one mark a seed; the line is the base's mean."""
+    """Every scheme's runs, one mark a seed; the line is the base's mean.
+
+    The last panel has two marks a seed, D's verdicts on real images and on fakes, and no line.
+    """
     def best_last(label):
         return -column(families[label], "frechet_ratio").mean()
 
@@ -339,7 +362,7 @@ def draw_schemes(path, families):
     figure = Figure(figsize=(6.9, 0.5 + 0.17 * len(labels)))
     panels = figure.subplots(1, 4)
     columns = (("Frechet / real", ["frechet_ratio"]), ("precision", ["precision"]),
-               ("recall", ["recall"]), ("mean D at the end", ["d_real", "d_fake"]))
+               ("recall", ["recall"]), ("mean D: o real, x fake", ["d_real", "d_fake"]))
     for axes, (title, measures) in zip(panels, columns):
         for height, label in enumerate(labels):
             for mark, measure in zip("ox", measures):
@@ -363,11 +386,11 @@ def draw_lengths(path, families):
     figure = Figure(figsize=(6.9, 2.0))
     panels = figure.subplots(1, 2)
     for (title, labels), style in zip(LENGTHS.items(), ("o-", "s--", "^", "v")):
-        there = [families[label] for label in labels if label in families]
+        measured = [families[label] for label in labels if label in families]
         updates = [column(family, "g_updates").mean() + column(family, "d_updates").mean()
-                   for family in there]
+                   for family in measured]
         for axes, measure in zip(panels, ("frechet_ratio", "recall")):
-            means = [column(family, measure).mean() for family in there]
+            means = [column(family, measure).mean() for family in measured]
             axes.plot(updates, means, style, markersize=4, label=title)
     for axes, title in zip(panels, ("Frechet / real", "recall")):
         axes.set(xscale="log", xlabel="updates of both nets", ylabel=title)
@@ -378,7 +401,8 @@ def draw_lengths(path, families):
 
 def draw_weights(path, families):
     """What the weight of the KL gives and takes: nats, and images of both priors."""
-    weights = [weight for weight, label in WEIGHTS.items() if label in families]
+    weights = [weight for weight, label in WEIGHTS.items()
+               if label in families and f"normal_{label}" in families]
     fitted = [families[WEIGHTS[weight]] for weight in weights]
     normal = [families[f"normal_{WEIGHTS[weight]}"] for weight in weights]
     figure = Figure(figsize=(6.9, 2.0))
@@ -458,7 +482,7 @@ def draw_shares(path, scores):
 
 
 def draw_confusion(path, tables):
-    """Of each class asked for (of real images: true class), the share judged to be of each.
+    """Share of each judged class, a row for each class asked for (real images: true class).
 
     tables: {title: counts (10, 10)}.
     """
@@ -669,9 +693,10 @@ def main(argv=None):
     args = parse_args(argv)
     with own_settings():
         start = time.perf_counter()
-        prepare_folders(args.out_dir)
+        judge = read_judge(args.out_dir)
         families = read_families(args.out_dir)
-        scores = {title: read_scores(run, args.out_dir) for run, title in SHOWN.items()}
+        scores = {title: read_scores(run, args.out_dir, judge) for run, title in SHOWN.items()}
+        prepare_folders(args.out_dir)
         unit_error = scores["real"]["frechet_se"] / scores["real"]["frechet"]
         numbers = summarise(families, unit_error)
         numbers["real/unit_error"] = unit_error
@@ -686,21 +711,23 @@ def main(argv=None):
         draw_weights(Path(f"{stem}_weights.pdf"), families)
         draw_pairs(Path(f"{stem}_pairs.pdf"), families)
         draw_shares(Path(f"{stem}_shares.pdf"), scores)
-        walked = {title: {name: curve_of(f"{run}_scores", name, args.out_dir)
-                          for name in ("line_inside", "line_third", "arc_inside", "arc_third")}
-                  for run, title in SHOWN.items() if "gan" in run}
-        draw_paths(Path(f"{stem}_paths.pdf"), walked)
-        for title, curves in walked.items():
+        path_curves = {}
+        for run in ("gan_fashion", "cgan_fashion"):
+            path_curves[SHOWN[run]] = {
+                name: curve_of(f"{run}_scores", name, args.out_dir)
+                for name in ("line_inside", "line_third", "arc_inside", "arc_third")}
+        draw_paths(Path(f"{stem}_paths.pdf"), path_curves)
+        for title, curves in path_curves.items():
             for name, values in curves.items():
                 numbers[f"{title}/{name}/ends"] = (values[0] + values[-1]) / 2
                 numbers[f"{title}/{name}/middle"] = values[len(values) // 2]
-        asked = {title: np.array(curve_of(f"{run}_scores", "confusion", args.out_dir))
-                 for run, title in SHOWN.items() if "agreement" in scores[title]}
-        draw_confusion(Path(f"{stem}_confusion.pdf"), asked)
+        confusions = {title: np.array(curve_of(f"{run}_scores", "confusion", args.out_dir))
+                      for run, title in SHOWN.items() if "agreement" in scores[title]}
+        draw_confusion(Path(f"{stem}_confusion.pdf"), confusions)
         headline = [f"{label}/frechet_ratio/mean" for label in SHOWN if label in families]
         write_record(Path(f"{stem}.json"), args, [machine(torch.device("cpu"))], numbers, headline,
-                     judge=read_record(args.out_dir / "judge_fashion.json")["judge"],
-                     fingerprint=fingerprint(args), seconds=time.perf_counter() - start, curves={})
+                     judge=judge, fingerprint=fingerprint(args),
+                     seconds=time.perf_counter() - start, curves={})
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ def drawn(names):
 
 SCORES = {(family, seed): drawn(MEASURED) for family in p5_seeds.FAMILIES
           for seed in ((1, 2, 3, 4) if family in FOUR else (1, 2, 3))}
-SCORES["vae_handout", 1]["frechet"] = 0.5  # the yardstick
 for key in SCORES:
     SCORES[key]["c2st"] = 0.75
     if "cgan" in key[0]:
@@ -110,7 +109,6 @@ def test_the_command_summarises_what_is_known(plots, command):
     for family in ("vae_fashion", "gan_fashion"):
         ratios = column(family, "frechet") / UNIT
         assert numbers[f"{family}/frechet_ratio/mean"] == pytest.approx(ratios.mean())
-        assert numbers[f"{family}/yardstick/mean"] == pytest.approx(ratios.mean() * UNIT / 0.5)
         ends = p5_seeds.times_real(ratios, 0.02 / 0.25)
         assert [numbers[f"{family}/frechet_ratio/{end}"] for end in ("low", "high")] == ends
     # without labels and with: four seeds; a part of the recipe taken away: three; by factors
@@ -177,7 +175,7 @@ def test_a_family_is_the_runs_of_one_command():
             if family in (*p5_seeds.SCHEMES, *p5_seeds.NEEDED, "short_vae"):
                 assert {f"{run}_seed2", f"{run}_seed3"} <= names, family
     shown = set(p5_seeds.SHOWN) - {"real_fashion"}
-    assert {*shown, p5_seeds.YARDSTICK} <= names
+    assert shown <= names
 
 
 def test_seeds_are_those_of_the_family_alone(plots):
@@ -198,11 +196,26 @@ def test_scores_that_are_missing_are_named(plots, fails, family):
     assert not list(plots.glob("p5_seeds*"))
 
 
-@pytest.mark.parametrize("run", ["gan_fashion_seed2", "real_fashion", p5_seeds.YARDSTICK])
+@pytest.mark.parametrize("run", ["gan_fashion_seed2", "real_fashion",
+                                 "vae_fashion_handout_epochs20"])
 def test_scores_of_another_judge_are_not_mixed_in(plots, fails, run):
     write_scores(plots, run, drawn(MEASURED) | REAL, judge="b")
     line = fails(p5_seeds, ["--out-dir", plots], 1)
     assert f"{run}_scores.json is of another judge" in line and "report/run.py" in line
+
+
+def test_seeds_with_other_measures_are_met_in_one_line(plots, fails):
+    write_scores(plots, "gan_fashion_seed2", {"frechet": 0.5})
+    line = fails(p5_seeds, ["--out-dir", plots], 1)
+    assert "gan_fashion_seed2_scores.json differs from seed 1's in precision" in line
+    assert not list(plots.glob("p5_seeds*"))
+
+
+def test_a_judge_without_identity_is_met_in_one_line(plots, fails):
+    path = plots / "judge_fashion.json"
+    path.write_text(json.dumps({"numbers": {}}))
+    assert f"{path} names no judge" in fails(p5_seeds, ["--out-dir", plots], 1)
+    assert not list(plots.glob("p5_seeds*"))
 
 
 RECORDS = ["judge_fashion.json", "gan_fashion_scores.json",
