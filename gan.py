@@ -10,8 +10,9 @@ A run is named after its command: gan_fashion, cgan_fashion_seed2, gan_mlp_fashi
 writes
     runs/<run>.pt              checkpoint, saved after every epoch
     runs/<run>/                a grid of samples of every epoch
-    runs/<run>_samples.npz     10 000 samples; of a Conditional GAN 60 000 and their labels; images
-                               along paths between two z
+    runs/<run>_samples.npz     10 000 samples; of a Conditional GAN 60 000 and their labels (with
+                               --clusters 10 000 and none); images along paths between two z
+    runs/<run>_drawn.png       what --draw draws
     plots/<run>.json, _*.pdf   record and figures
     plots/<run>_weights.pt     the generator, for --draw
 
@@ -255,16 +256,18 @@ def label_count(args):
     return args.clusters or 10
 
 
+def build_generator(args, device):
+    """The generator of --arch, untrained."""
+    net = ConvGenerator if args.arch == "conv" else Generator
+    generator = net(NOISE, PIXELS, label_count(args) if args.conditional else None)
+    return generator.to(device, memory_format=torch.channels_last)  # a tenth faster on a CPU
+
+
 def build(args, device):
     """Both nets, the generator's moving average, which is sampled, and both optimisers, by name."""
-    num_labels = label_count(args) if args.conditional else None
-    if args.arch == "conv":
-        generator = ConvGenerator(NOISE, PIXELS, num_labels)
-        discriminator = ConvDiscriminator(PIXELS, 1, num_labels)
-    else:
-        generator = Generator(NOISE, PIXELS, num_labels)
-        discriminator = Discriminator(PIXELS, 1, num_labels)
-    generator.to(device, memory_format=torch.channels_last)  # a tenth faster on a CPU
+    generator = build_generator(args, device)
+    net = ConvDiscriminator if args.arch == "conv" else Discriminator
+    discriminator = net(PIXELS, 1, label_count(args) if args.conditional else None)
     discriminator.to(device, memory_format=torch.channels_last)
     average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(args.ema),
                             use_buffers=True)
@@ -326,7 +329,7 @@ def evaluate(net, x, labels):
 
 
 def test(gan, images, labels, args):
-    """{d_real, d_fake}: mean D of up to 2000 test images (N, 784), and of as many fakes.
+    """{d_real, d_fake}: mean D of the first 2000 test images (N, 784), and of 2000 fakes.
 
     The fakes are those of the averaged generator.
     """
@@ -341,7 +344,8 @@ def test(gan, images, labels, args):
 def verdicts(discriminator, images, labels):
     """{d_right_<c>, d_wrong_<c>}: mean D of class c's images under right and wrong labels.
 
-    Of those among the first 2000 test images (N, 784): under c, and over the nine other labels.
+    Taken over the images of class c among the first 2000 (N, 784): told c, and averaged over the
+    nine other labels.
     """
     images, labels = images[:2000], labels[:2000]
     claims = range(10)
@@ -359,10 +363,11 @@ def verdicts(discriminator, images, labels):
 
 # ----------------------------------------------------------------------------------- sampling
 def sample(generator, args, train_labels):
-    """10 000 images (N, 784) and None, or 60 000 and their labels (N,); the same on every call.
+    """Images (N, 784) in [-1, 1] and their labels (N,) or None; the same on every call.
 
-    Of a Conditional GAN the classes come in turn, so that each has the same number of images.
-    Clusters come as often as among the training images, and are no labels to be kept.
+    60 000 with labels of a Conditional GAN, else 10 000 and None. Of a Conditional GAN the classes
+    come in turn, so that each has the same number of images. Clusters come as often as among the
+    training images, and are no labels to be kept.
     """
     torch.manual_seed(args.seed)
     device = train_labels.device
@@ -417,8 +422,9 @@ def interpolations(generator, args, device, pairs=10, steps=8):
 def find_clusters(images, count, seed, steps=30):
     """Cluster (N,) of each of images (N, 784), and the centres (count, 784), by k-means.
 
-    Lloyd's algorithm (1982) from `count` images drawn with `seed`, for `steps` steps. It tells how
-    much of what labels give a Conditional GAN is that they part the images at all.
+    Lloyd's algorithm (1982) from `count` images drawn with `seed`, for `steps` steps. Trained with
+    clusters in place of labels, a Conditional GAN shows how much it gains from any grouping of the
+    images, and how much from true classes.
     """
     drawn = torch.Generator().manual_seed(seed)
     centres = images[torch.randperm(len(images), generator=drawn)[:count].to(images.device)]
@@ -511,8 +517,8 @@ def report(gan, data, state, args):
     images, labels = sample(gan.average, args, train_labels)
     arrays = {"images": as_bytes(images)}
     between = interpolations(gan.average, args, device, PATHS, steps=9)
-    arrays["paths"] = torch.stack([as_bytes(images).view(PATHS, 9, 28, 28)
-                                   for images in between.values()])
+    arrays["paths"] = torch.stack([as_bytes(path).view(PATHS, 9, 28, 28)
+                                   for path in between.values()])
     if labels is not None:
         arrays["labels"] = labels.cpu()
     path = args.runs_dir / f"{args.run_name}_samples.npz"
@@ -521,19 +527,21 @@ def report(gan, data, state, args):
 
     row_names = ()
     if args.clusters:
-        row_names = tuple(f"cluster {number + 1}" for number in range(10))
+        row_names = tuple(f"cluster {cluster}" for cluster in range(1, 11))
     elif args.conditional:
         row_names = CLASSES[args.dataset]
     for kind, images in grids(gan.average, args, device).items():
-        panels = {f"after epoch {state['epoch']}": images}
+        panels = {}
         if kind == "samples":
-            panels = {"after epoch 1": state["first"]} | panels
+            panels["after epoch 1"] = state["first"]
+        panels[f"after epoch {state['epoch']}"] = images
         draw_grids(Path(f"{stem}_{kind}.pdf"), panels, row_names)
     draw_grids(Path(f"{stem}_interpolations.pdf"), interpolations(gan.average, args, device),
                row_names)
 
-    numbers = {name: sum(curve) if name.endswith("updates") else curve[-1]
-               for name, curve in state["curves"].items()}
+    numbers = {}
+    for name, curve in state["curves"].items():
+        numbers[name] = sum(curve) if name.endswith("updates") else curve[-1]
     if args.conditional and not args.clusters:
         numbers |= verdicts(gan.discriminator, test_images, test_labels)
     parameters = {name: sum(p.numel() for p in getattr(gan, name).parameters())
@@ -548,19 +556,25 @@ def report(gan, data, state, args):
 
 
 def kept_generator(args, device):
-    """The generator of a finished run."""
+    """The generator of a finished run; OSError where it wrote none."""
     path = args.out_dir / f"{args.run_name}_weights.pt"
     weights = load_weights(path, args)
-    generator = build(args, device).generator
+    generator = build_generator(args, device)
     restore({"generator": generator}, {"generator": weights}, path)
     return generator
 
 
 def draw(args, device):
-    """Write a picture of fresh samples of a finished run, a row for each class of args.draw."""
+    """Write a picture of fresh samples of a finished run, a row for each class of args.draw.
+
+    Without classes it has eight rows of whatever comes.
+    """
     generator = kept_generator(args, device)
     torch.seed()  # other samples on every call
-    z, labels = draw_noise(8 * (len(args.draw) or 8), device, label_count(args))
+    rows = 8
+    if args.draw:
+        rows = len(args.draw)
+    z, labels = draw_noise(8 * rows, device, label_count(args))
     if args.draw:
         labels = torch.tensor(args.draw, device=device).repeat_interleave(8)
     save_picture(args.runs_dir / f"{args.run_name}_drawn.png",
@@ -1054,8 +1068,8 @@ def class_number(name, dataset, parser):
         names = {str(label), class_name.lower(), *re.split("[/ ]", class_name.lower())}
         if name.lower() in names:
             return label
-    return parser.error(f"there is no class {name!r}: the classes are "
-                        + ", ".join(CLASSES[dataset]))
+    parser.error(f"there is no class {name!r}: the classes are "
+                 + ", ".join(CLASSES[dataset]))
 
 
 def main(argv=None):

@@ -310,10 +310,10 @@ def compare_planes(model, pca, images):
 
 # ------------------------------------------------------------------------- a run and its results
 def fingerprint(args):
-    """Errors of both networks after two steps of these settings on 64 drawn images, one thread.
+    """Errors of both networks after each of two steps on 64 drawn images, one thread: 4 numbers.
 
-    Two steps: the first of the first epoch, the first of the last. `make check` takes them again,
-    and finds a record whose code computes something else today.
+    The steps are the first of the first epoch and the first of the last. `make check` takes them
+    again, and finds a record whose code computes something else today.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -341,8 +341,8 @@ def fit(models, train_images, test_images, state, args):
         train(models, train_images, optimizer, args, epoch)
         errors = test(models, train_images, test_images)
         if not all(error < 1 for error in errors.values()):  # a black image is nearer than that
-            raise FloatingPointError(f"epoch {epoch} diverged (--lr {args.lr:g}), {epoch - 1} is "
-                                     "kept: lower --lr, under another --run-name or with --fresh")
+            raise FloatingPointError(f"epoch {epoch} diverged, what was before it is kept: use a "
+                                     "smaller --lr (with the same --run-name also --fresh)")
         for name, value in errors.items():
             state["curves"].setdefault(name, []).append(value)
         state["seconds"] += time.perf_counter() - start

@@ -15,7 +15,7 @@ SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 HELPERS = {"STYLE", "load_dataset", "download", "read_idx", "choose_device", "own_settings",
            "prepare_folders", "is_running", "replacing", "save_figure", "machine", "settings_of",
            "write_record", "number", "folder", "named", "run"}
-OF_DRAWING = {"save_weights", "load_weights", "save_picture"}
+OF_GENERATORS = {"save_weights", "load_weights", "save_picture", "choose_precision"}
 OF_TRAINING = {"checksum", "load_state", "restore", "save_state", "open_run", "add_file_flags"}
 TRAINING = {"vae.py", "gan.py", "p3_autoencoder.py"}
 SOURCES = {name: (ROOT / name).read_text(encoding="utf-8") for name in SCRIPTS}
@@ -41,19 +41,19 @@ def test_helpers_are_the_same_everywhere():
     texts = {}
     for script in SCRIPTS:
         for name, text in definitions(script).items():
-            if name in HELPERS | OF_TRAINING | OF_DRAWING:
+            if name in HELPERS | OF_TRAINING | OF_GENERATORS:
                 same = texts.setdefault(name, text) == text
                 assert same, f"{name} of {script} differs from another script's"
             if name in OF_TRAINING:
                 assert script in TRAINING, f"{script} carries {name}"
-    assert set(texts) == HELPERS | OF_TRAINING | OF_DRAWING
+    assert set(texts) == HELPERS | OF_TRAINING | OF_GENERATORS
 
 
 @every_script
 def test_a_script_uses_what_it_carries(script):
     used = {node.id for node in ast.walk(TREES[script]) if isinstance(node, ast.Name)
             and isinstance(node.ctx, ast.Load)}
-    assert not (HELPERS | OF_TRAINING | OF_DRAWING) & set(definitions(script)) - used
+    assert not (HELPERS | OF_TRAINING | OF_GENERATORS) & set(definitions(script)) - used
 
 
 @every_script
