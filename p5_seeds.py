@@ -139,6 +139,10 @@ SHOWN = {  # 5.5, 5.6: run: its name in figures and numbers
     "real_fashion": "real", "vae_fashion": "VAE", "gan_fashion": "GAN",
     "cgan_fashion": "Conditional GAN",
 }
+LOSSES = {  # 5.2, 5.4: run: its name in the figure of losses
+    "gan_fashion": "GAN", "cgan_fashion": "Conditional GAN",
+    "gan_mlp_fashion": "handed-out GAN", "cgan_mlp_fashion": "handed-out, conditional",
+}
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
            "boot")
 LENGTHS = {  # 5.3: families of one scheme and more and more updates
@@ -396,6 +400,27 @@ def draw_lengths(path, families):
         axes.set(xscale="log", xlabel="updates of both nets", ylabel=title)
     panels[0].set_yscale("log")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    save_figure(figure, path)
+
+
+def draw_losses(path, runs):
+    """Both losses, a mean for each epoch, and what they are where D says one half to everything.
+
+    runs: {title: {"d_loss": a value for each epoch, "g_loss": the same}}.
+    """
+    figure = Figure(figsize=(6.9, 1.8))
+    panels = figure.subplots(1, 2)
+    for axes, name, blind in zip(panels, ("d_loss", "g_loss"), (2 * np.log(2), np.log(2))):
+        axes.axhline(blind, color="0.6", linewidth=0.8, label="D says one half")
+        for (title, curves), style in zip(runs.items(), ("ko-", "C3s-", "k^--", "C3v--")):
+            epochs = np.arange(1, len(curves[name]) + 1)
+            axes.plot(epochs, curves[name], style, markersize=2.5, linewidth=0.8, label=title)
+    panels[0].set(xlabel="epoch", ylabel="loss of D", ylim=(0, None))
+    panels[1].set(xlabel="epoch", ylabel="loss of G", yscale="log")
+    panels[1].set_yticks((0.7, 1, 2, 4), labels=("0.7", "1", "2", "4"))
+    panels[1].minorticks_off()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5,
+                  columnspacing=1.2)
     save_figure(figure, path)
 
 
@@ -708,6 +733,9 @@ def main(argv=None):
         stem = f"{args.out_dir / args.run_name}"
         draw_schemes(Path(f"{stem}_schemes.pdf"), families)
         draw_lengths(Path(f"{stem}_lengths.pdf"), families)
+        losses = {title: {name: curve_of(run, name, args.out_dir) for name in ("d_loss", "g_loss")}
+                  for run, title in LOSSES.items() if find_record(run, args.out_dir).exists()}
+        draw_losses(Path(f"{stem}_losses.pdf"), losses)
         draw_weights(Path(f"{stem}_weights.pdf"), families)
         draw_pairs(Path(f"{stem}_pairs.pdf"), families)
         draw_shares(Path(f"{stem}_shares.pdf"), scores)

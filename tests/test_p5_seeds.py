@@ -32,6 +32,9 @@ for key in SCORES:
         SCORES[key] |= drawn(("agreement", *ASKED))
 
 
+LOSSES = {"d_loss": [1.2, 1.3], "g_loss": [0.9, 0.8]}
+
+
 def run_of(family, seed):
     """The name of a run, as its command makes it: seed 1 is not in it."""
     return p5_seeds.FAMILIES[family] + {1: ""}.get(seed, f"_seed{seed}")
@@ -67,7 +70,7 @@ def plots(tmp_path):
         numbers = dict.fromkeys(("d_real", "d_fake", "g_updates", "d_updates"), seed / 10)
         if run.startswith("vae"):
             numbers = {"test_loss": 200 + seed, "mixture_test_loss": 190, "test_reconstruction": 180}
-        (path_of(plots, run) / f"{run}.json").write_text(json.dumps({"numbers": numbers}))
+        (path_of(plots, run) / f"{run}.json").write_text(json.dumps({"numbers": numbers, "curves": LOSSES}))
     write_scores(plots, "real_fashion", drawn(MEASURED) | dict.fromkeys(ASKED, 0.95) | REAL)
     write_scores(plots, "gan_fashion_epochs1_beta1-0.5", {"recall": 0.5})  # begins as a family does
     return plots
@@ -133,7 +136,8 @@ def test_the_command_summarises_what_is_known(plots, command):
     assert numbers["GAN/line_inside/ends"] == pytest.approx(0.85)
     assert numbers["Conditional GAN/arc_third/middle"] == 0.25
     assert {path.name for path in plots.glob("*.pdf")} == {
-        f"p5_seeds_{kind}.pdf" for kind in ("schemes", "lengths", "weights", "paths", "pairs", "shares", "confusion")}
+        f"p5_seeds_{kind}.pdf" for kind in (
+            "schemes", "lengths", "losses", "weights", "paths", "pairs", "shares", "confusion")}
 
 
 def test_a_single_seed_has_a_change_and_no_interval(plots, fails):
@@ -263,4 +267,5 @@ def test_two_at_once_end_well(plots, forks):
     for done in forks([words, words], at_once=True):
         assert done.returncode == 0, done.stderr
     assert {path.name for path in plots.glob("*p5_seeds*")} == {"p5_seeds.json", *(
-        f"p5_seeds_{kind}.pdf" for kind in ("schemes", "lengths", "weights", "paths", "pairs", "shares", "confusion"))}
+        f"p5_seeds_{kind}.pdf" for kind in (
+            "schemes", "lengths", "losses", "weights", "paths", "pairs", "shares", "confusion"))}
