@@ -443,13 +443,14 @@ def draw_denoiser(path, denoiser):
     near = exact.norm(dim=1) < 3 * SIGMA  # farther out points are too rare to learn from
     tails = grid[near].T.numpy()
 
-    figure = Figure(figsize=(6.9, 2.0))
-    panels = figure.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(6.9, 1.9))
+    panels = figure.subplots(1, 3, sharey=True)
     curve = np.linspace(-1, 1, 200)
-    titles = (r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$", "learned")
-    for axes, title, arrows in zip(panels, titles, (exact, learned)):
-        axes.plot(curve, curve**2, color="C0", linewidth=3)
-        axes.quiver(*tails, *arrows[near].T.numpy(), color="black", width=0.004, angles="xy",
+    shown = {r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$": exact, "learned": learned,
+             "learned $-$ exact, 5 times as long": 5 * (learned - exact)}
+    for axes, (title, arrows) in zip(panels, shown.items()):
+        axes.plot(curve, curve**2, color="0.7", linewidth=1, zorder=0)
+        axes.quiver(*tails, *arrows[near].T.numpy(), color="black", width=0.006, angles="xy",
                     scale_units="xy", scale=1)
         axes.set(title=title, xlabel=r"first coordinate $\hat{x}_1$", aspect="equal")
     panels[0].set_ylabel(r"second coordinate $\hat{x}_2$")

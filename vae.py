@@ -426,7 +426,8 @@ def report(model, train_images, test_images, test_labels, state, args):
         grids = {"after epoch 1": state["first"][kind], f"after epoch {state['epoch']}": last[kind]}
         if mixture is not None and kind == "samples":
             grids["mixture prior"] = sample(model, 64, args, mixture)
-        draw_grids(Path(f"{stem}_{kind}.pdf"), grids, 8, width)
+        names = ("input", "output") if kind == "reconstructions" else ()
+        draw_grids(Path(f"{stem}_{kind}.pdf"), grids, 8, width, names)
     draw_curves(Path(f"{stem}_curves.pdf"), state["curves"])
     draw_latent_space(stem, model, test_images, test_labels)
 

@@ -41,13 +41,17 @@ def read_records():
 def numbers_of(records):
     """{run/name: number} of every record, and what follows from them.
 
-    Of the groups of SEEDS mean, sd and count; of every record its minutes; of every Frechet
-    distance that p5_compare.py has recorded its ratio to that of real images.
+    Of the groups of SEEDS mean, sd and count; of every record its minutes and, as "first/name",
+    its curves' first values; of every Frechet distance that p5_compare.py has recorded its ratio to
+    that of real images.
     """
     numbers = {f"{run}/{name}": number for run, record in records.items()
                for name, number in record["numbers"].items()}
     for run, record in records.items():
         numbers[f"{run}/minutes"] = record.get("seconds", 0) / 60
+        for name, curve in record.get("curves", {}).items():
+            if curve and isinstance(curve[0], float):
+                numbers[f"{run}/first/{name}"] = curve[0]
         dataset = record.get("dataset") or record.get("settings", {}).get("dataset")
         unit = numbers.get(f"real_{dataset}_scores/frechet")
         for name, number in record["numbers"].items():
