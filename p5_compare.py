@@ -11,7 +11,8 @@ The ruler is the judge, a classifier of the training images, kept as plots/judge
 Scores name it by a SHA-256 and can be compared where they name the same one. A run is scored from
 its samples alone; beside its record come
     <run>_scores.json          numbers and the judge's confusion counts
-    <run>_sheet.pdf            the first ten images of every class that the judge sees
+    <run>_sheet.pdf            the first ten images of every class that was asked for, framed where
+                               the judge sees another; without labels, that the judge sees
     <run>_strip.pdf            the first sixteen images
     <run>_neighbours.pdf       the images nearest to a training image, over that image
 and of the other commands judge_<dataset>.json, p5_planted_<dataset>.json and <run>_cas.json.
@@ -62,6 +63,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import nn
 from tqdm import tqdm
 
@@ -482,6 +484,7 @@ class Score:
     numbers: dict  # {measure: float}, all finite
     counts: np.ndarray | None  # confusion() of classes asked for; None where none were
     sheet: torch.Tensor  # uint8 (100, 28, 28), see make_sheet
+    framed: torch.Tensor  # bool (100,): which of them the judge sees as another class
     pairs: torch.Tensor  # uint8 (60, 28, 28), see pair_up
 
 
@@ -524,7 +527,10 @@ def score(images, labels, judge, reference, *, seed):
     numbers["copies"] = (distance < reference.copy_distance).float().mean().item()
 
     finite = {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
-    return Score(finite, counts, sheet=make_sheet(images, classes),
+    asked = classes if labels is None else labels[:COUNT]
+    order = first_of_each_class(asked)
+    framed = (order >= 0) & (classes != asked)[order]
+    return Score(finite, counts, sheet=make_sheet(images, order), framed=framed,
                  pairs=pair_up(images, distance, index, reference.training))
 
 
@@ -763,13 +769,18 @@ def sample_identity(images, labels):
 
 
 # ------------------------------------------------------------------------------------ figures
-def make_sheet(images, classes, columns=10):
-    """uint8 (10 * columns, 28, 28): a row of each judged class, grey where there are less."""
+def first_of_each_class(classes, columns=10):
+    """Places (10 * columns,) of the first images of each class, row by row; -1 where are less."""
     rows = []
     for c in range(10):
-        first = images[classes == c][:columns]
-        rows.append(F.pad(first, (0, 0, 0, 0, 0, columns - len(first)), value=128))
+        first = (classes == c).nonzero()[:columns, 0]
+        rows.append(F.pad(first, (0, columns - len(first)), value=-1))
     return torch.cat(rows)
+
+
+def make_sheet(images, order):
+    """uint8 (len(order), 28, 28): the images (N, 28, 28) in that order, grey where it is -1."""
+    return torch.where(order[:, None, None] >= 0, images[order], 128).byte()
 
 
 def pair_up(images, distance, index, training):
@@ -783,21 +794,31 @@ def pair_up(images, distance, index, training):
     return torch.stack((samples, neighbours), 1).view(60, 28, 28)
 
 
-def draw_tiles(path, images, names, columns=10, width=3.4):
+def draw_tiles(path, images, names, columns=10, width=3.4, framed=()):
     """Images uint8 (N, 28, 28) on a fixed grey scale, in rows of `columns`, with their `names`.
 
-    The figure is `width` inches wide, of which names take 0.65.
+    The figure is `width` inches wide, of which names take 0.65; so figures of equal width have
+    their tiles at the same places, and a part of one can be cut out. `framed` (N,) says which
+    images get a white frame.
     """
     rows = len(images) // columns
-    edges = 0.085  # inches that the layout leaves free, left and right or above and below together
-    inner = width - edges - (0.65 if names else 0)
-    figure = Figure(figsize=(width, edges + inner * (30 * rows + 2) / (30 * columns + 2)))
-    axes = figure.subplots()
+    edge = 0.04  # inches left free on each side
+    left = edge + (0.65 if names else 0)
+    inner = width - left - edge
+    height = inner * (30 * rows + 2) / (30 * columns + 2)
+    figure_height = height + 2 * edge
+    figure = Figure(figsize=(width, figure_height), layout="none")
+    axes = figure.add_axes((left / width, edge / figure_height,
+                            inner / width, height / figure_height))
     tiles = torchvision.utils.make_grid(images[:, None].cpu(), nrow=columns, pad_value=128)[0]
     axes.imshow(tiles.numpy(), vmin=0, vmax=255, interpolation="nearest")
     axes.set(frame_on=False, xticks=[])
     axes.set_yticks(range(16, 16 + 30 * rows, 30), names)
     axes.tick_params(length=0)
+    for place, is_framed in enumerate(framed):
+        if is_framed:
+            corner = (30 * (place % columns) + 0.5, 30 * (place // columns) + 0.5)
+            axes.add_patch(Rectangle(corner, 30, 30, fill=False, edgecolor="w", linewidth=1.2))
     save_figure(figure, path)
 
 
@@ -965,7 +986,8 @@ def score_run(args, rulers):
             curves["confusion"] = result.counts.tolist()
         if not real:
             curves |= along_paths(find_samples(run, args.runs_dir), judge, ruler.reference)
-        draw_tiles(path.with_name(f"{name}_sheet.pdf"), result.sheet, CLASSES[dataset])
+        draw_tiles(path.with_name(f"{name}_sheet.pdf"), result.sheet, CLASSES[dataset],
+                   framed=result.framed)
         draw_tiles(path.with_name(f"{name}_neighbours.pdf"), result.pairs,
                    ["image", "nearest"] * 3)
         strip = images[:16]

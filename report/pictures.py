@@ -24,7 +24,7 @@ ENLARGED = 2  # screen pixels for one of an image
 
 def panel_of(images, classes):
     """Pixels (H, W) of ten rows, one a class, of the first COLUMNS images uint8 (N, 28, 28)."""
-    sheet = p5_compare.make_sheet(images, classes, COLUMNS)
+    sheet = p5_compare.make_sheet(images, p5_compare.first_of_each_class(classes, COLUMNS))
     return torchvision.utils.make_grid(sheet[:, None], nrow=COLUMNS, pad_value=255)[0]
 
 

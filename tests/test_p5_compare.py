@@ -648,3 +648,13 @@ def test_a_copy_in_an_empty_folder_says_what_it_needs(tmp_path, command):
     done = command(tmp_path / "p5_compare.py")
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "python gan.py --conditional" in done.stderr and str(tmp_path / "runs") in done.stderr
+
+
+def test_a_sheet_has_the_first_images_of_each_class_and_grey_where_there_are_less():
+    classes = torch.tensor([1, 0, 1, 1, 9])
+    images = torch.arange(1, 6, dtype=torch.uint8)[:, None, None].expand(5, 28, 28)
+    order = p5_compare.first_of_each_class(classes, columns=2)
+    assert order.tolist() == [1, -1, 0, 2, *[-1] * 14, 4, -1]
+    sheet = p5_compare.make_sheet(images, order)
+    assert sheet.dtype == torch.uint8 and sheet.shape == (20, 28, 28)
+    assert sheet[:, 5, 5].tolist() == [2, 128, 1, 3, *[128] * 14, 5, 128]
