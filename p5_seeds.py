@@ -132,9 +132,11 @@ NEEDED = ("scheme_base", "gan_fashion", "cgan_fashion", "vae_fashion")  # withou
 REAL = "real_fashion"  # whose distance is the unit of "times real images"
 MEASURES = (
     "frechet_ratio", "precision", "recall", "density", "coverage", "c2st", "tv",
-    "smallest_share", "diversity", "agreement", "agreement_gap", "sharpness", "copies",
+    "smallest_share", "diversity", "diversity_six", "agreement", "agreement_gap", "sharpness",
+    "copies",
     "d_real", "d_fake", "g_updates", "d_updates",  # these and what follows are the runs' own
     "test_loss", "test_reconstruction", "test_kl", "mixture_test_loss")
+SIX = (0, 2, 3, 4, 6, 8)  # 5.5: classes in which the GAN's images vary no more than real ones
 SHOWN = {  # 5.5, 5.6: run: its name in figures and numbers
     "real_fashion": "real", "vae_fashion": "VAE", "gan_fashion": "GAN",
     "cgan_fashion": "Conditional GAN",
@@ -237,6 +239,8 @@ def measures_of(label, seed, plots, judge):
     measures |= read_record(find_record(trained, plots))["numbers"]
     real = read_scores(REAL, plots, judge)
     measures["frechet_ratio"] = measures["frechet"] / real["frechet"]
+    if all(f"diversity_{c}" in measures for c in SIX):
+        measures["diversity_six"] = float(np.mean([measures[f"diversity_{c}"] for c in SIX]))
     if "agreement" in measures:  # the class that falls furthest short of real images
         measures["agreement_gap"] = max(
             real[f"agreement_{c}"] - measures[f"agreement_{c}"] for c in range(10))

@@ -42,8 +42,9 @@ def numbers_of(records):
     """{run/name: number} of every record, and what follows from them.
 
     Of the groups of SEEDS mean, sd and count; of every record its minutes and, as "first/name",
-    its curves' first values; of every Frechet distance that p5_compare.py has recorded its ratio to
-    that of real images.
+    its curves' first values; of D's verdicts under right and wrong labels the mean over the
+    classes; of every Frechet distance that p5_compare.py has recorded its ratio to that of real
+    images.
     """
     numbers = {f"{run}/{name}": number for run, record in records.items()
                for name, number in record["numbers"].items()}
@@ -52,10 +53,15 @@ def numbers_of(records):
         for name, curve in record.get("curves", {}).items():
             if curve and isinstance(curve[0], float):
                 numbers[f"{run}/first/{name}"] = curve[0]
+        for name in ("d_right", "d_wrong"):
+            if f"{name}_0" in record["numbers"]:
+                numbers[f"{run}/{name}"] = statistics.mean(
+                    record["numbers"][f"{name}_{c}"] for c in range(10))
         dataset = record.get("dataset") or record.get("settings", {}).get("dataset")
-        unit = numbers.get(f"real_{dataset}_scores/frechet")
         for name, number in record["numbers"].items():
-            if unit and name.split("/")[-1] == "frechet":
+            of = dataset or name.split("/")[0].split("_")[-1]  # bench.py's rows are named after it
+            unit = numbers.get(f"real_{of}_scores/frechet")
+            if unit and name.endswith("frechet"):
                 numbers[f"{run}/{name}_ratio"] = number / unit
     for group, runs in SEEDS.items():
         for name in records[runs[0]]["numbers"]:
@@ -90,6 +96,9 @@ def texts_of(records):
     for run, record in records.items():
         for flag, value in record.get("settings", {}).items():
             texts[f"{run}/settings/{flag}"] = verbatim(value)
+            if isinstance(value, dict):
+                texts |= {f"{run}/settings/{flag}/{key}": verbatim(part)
+                          for key, part in value.items()}
         if "command" in record:
             texts[f"{run}/command"] = verbatim(record["command"])
     return texts

@@ -413,8 +413,9 @@ def compare(row, records, way=OURS):
         numbers |= {f"{kind}_ratio": statistics.median(ratios),
                     f"{kind}_ratio_low": min(ratios), f"{kind}_ratio_high": max(ratios)}
     for name in ("seconds", "cpu_seconds", measure, "sharpness"):
-        numbers[f"usual_{name}"] = statistics.mean(values(f"{USUAL}/{name}"))
-        numbers[f"our_{name}"] = statistics.mean(values(f"{way}/{name}"))
+        average = statistics.median if "seconds" in name else statistics.mean
+        numbers[f"usual_{name}"] = average(values(f"{USUAL}/{name}"))
+        numbers[f"our_{name}"] = average(values(f"{way}/{name}"))
     target = numbers[f"usual_{measure}"] if row.target is None else row.target
     reached = numbers[f"our_{measure}"] <= target
     if row.usual == "cgan":
