@@ -112,7 +112,12 @@ def printed(number, digits):
 
 
 def latex(number, digits):
-    """A number to `digits`, as LaTeX: powers of ten, minus and per cent as they are printed."""
+    """A number to `digits`, as LaTeX: powers of ten, minus and per cent as they are printed.
+
+    Whole numbers of five digits or more have a thin space between thousands.
+    """
+    if digits == "d" and abs(number) >= 10_000:
+        return rf"\ensuremath{{{number:,}}}".replace(",", r"\,")
     mantissa, _, power = printed(number, digits).partition("e")
     if power:
         return rf"\ensuremath{{{mantissa} \times 10^{{{int(power)}}}}}"

@@ -17,6 +17,7 @@ needs_latex = pytest.mark.skipif(not shutil.which("latexmk"), reason="report not
 
 def test_numbers_in_latex():
     assert build.latex(105.573, ".2f") == r"\ensuremath{105.57}"
+    assert build.latex(4000, "d") == r"\ensuremath{4000}" and build.latex(11256, "d") == r"\ensuremath{11\,256}"
     assert build.latex(-0.5, ".1f") == r"\ensuremath{-0.5}"
     assert build.latex(1.24e-15, ".1e") == r"\ensuremath{1.2 \times 10^{-15}}"
     assert build.latex(0.123, ".0p") == r"\ensuremath{12\%}" and build.printed(0.123, ".0p") == "12%"
