@@ -447,7 +447,7 @@ def draw_denoiser(path, denoiser):
     panels = figure.subplots(1, 3, sharey=True)
     curve = np.linspace(-1, 1, 200)
     shown = {r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$": exact, "learned": learned,
-             "learned $-$ exact, 5 times as long": 5 * (learned - exact)}
+             r"5 $\times$ (learned $-$ exact)": 5 * (learned - exact)}
     for axes, (title, arrows) in zip(panels, shown.items()):
         axes.plot(curve, curve**2, color="0.7", linewidth=1, zorder=0)
         axes.quiver(*tails, *arrows[near].T.numpy(), color="black", width=0.006, angles="xy",
