@@ -508,9 +508,9 @@ def draw_latent_space(stem, model, images, labels):
     between = interpolations(model, images, labels)
     draw_grids(Path(f"{stem}_interpolations.pdf"), {"": between}, 11, 4.4)
     rows = traversals(model, images)
-    names = [f"z{dimension + 1}, {kl:.2f} nats" for dimension, (kl, _) in rows.items()]
+    names = [f"z{dimension + 1}: {kl:.1f}" for dimension, (kl, _) in rows.items()]
     moved = torch.cat([decoded for _, decoded in rows.values()])
-    draw_grids(Path(f"{stem}_traversals.pdf"), {"from -3 to 3": moved}, 11, 5.2, names)
+    draw_grids(Path(f"{stem}_traversals.pdf"), {"KL in nats; from -3 to 3": moved}, 11, 3.4, names)
     if model.fc3.in_features == 2:
         draw_grids(Path(f"{stem}_manifold.pdf"), {"": manifold(model)}, 20, 4.4)
 
