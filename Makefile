@@ -37,6 +37,7 @@ submission:
 	rm -rf report/build/submission && mkdir -p report/build/submission/plots
 	cp *.py requirements.txt README.md report/build/submission
 	cp plots/judge_*.pt plots/gallery.png plots/epochs.gif report/build/submission/plots
+	cp plots/vae_fashion_weights.pt plots/gan_fashion_weights.pt plots/cgan_fashion_weights.pt report/build/submission/plots
 	cp report/report.pdf "report/build/submission/$$NAME.assignment3.pdf"
 	rm -f "$$NAME.assignment3.zip"
 	cd report/build/submission && $(PYTHON) -m zipfile -c "../../../$$NAME.assignment3.zip" *
