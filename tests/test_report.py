@@ -164,3 +164,18 @@ def test_the_numbers_of_the_readme_are_those_of_the_records():
         if "3 seeds" in title:
             assert numbers[name.split("/{}")[0] + "/count"] == 3
         assert rows[title] == [f"{value:.{digits}f}" for value, digits in zip(scores, (1, 2, 2, 2))], title
+
+
+RACES = {"`pytorch/examples` vae, 10 epochs": "vae_mnist", "the same, 20 epochs": "vae_fashion",
+         "PyTorch-GAN's `gan.py`, 20 epochs": "gan_fashion", "PyTorch-GAN's `cgan.py`, 20 epochs": "cgan_fashion"}
+
+
+def test_the_seconds_of_the_readme_are_those_of_the_record():
+    numbers = build.numbers_of(build.read_records())
+    rows = [re.split(r"\s*\|\s*", line.strip("| \n")) for line in (ROOT / "README.md").read_text().splitlines()
+            if line.startswith("|")]
+    rows = {row[1]: row[2:] for row in rows if len(row) == 5}
+    for usual, race in RACES.items():
+        seconds, ours, ratio, low, high = (numbers[f"bench/{race}/{name}"] for name in (
+            "usual_seconds", "our_seconds", "seconds_ratio", "seconds_ratio_low", "seconds_ratio_high"))
+        assert rows[usual] == [f"{seconds:.0f}", f"{ours:.0f}", f"{ratio:.1f} ({low:.1f} to {high:.1f})"]
