@@ -239,8 +239,9 @@ def measures_of(label, seed, plots, judge):
     measures |= read_record(find_record(trained, plots))["numbers"]
     real = read_scores(REAL, plots, judge)
     measures["frechet_ratio"] = measures["frechet"] / real["frechet"]
-    if all(f"diversity_{c}" in measures for c in SIX):
-        measures["diversity_six"] = float(np.mean([measures[f"diversity_{c}"] for c in SIX]))
+    six = [measures[name] for name in (f"diversity_{c}" for c in SIX) if name in measures]
+    if six:  # a class that was drawn less than twice has none
+        measures["diversity_six"] = float(np.mean(six))
     if "agreement" in measures:  # the class that falls furthest short of real images
         measures["agreement_gap"] = max(
             real[f"agreement_{c}"] - measures[f"agreement_{c}"] for c in range(10))
