@@ -129,11 +129,25 @@ def verbatim(text):
     return re.sub(r"([_#&%$])", r"\\\1", str(text)).replace("--", "-{}-")
 
 
+def expanded(sources):
+    """LaTeX sources with every call of a macro whose digits are its option replaced by its body."""
+    definition = re.compile(r"\\newcommand\{\\(\w+)\}\[\d\]\[\]\{(.*)\}\n")
+    for name, body in definition.findall(sources):
+        def meaning(call, body=body):
+            arguments = [call[1] or "", *re.findall(r"\{([^{}]*)\}", call[2])]
+            return re.sub(r"#(\d)", lambda place: arguments[int(place[1]) - 1], body)
+
+        call = rf"\\{name}(?:\[([^\]]*)\])?((?:\{{[^{{}}]*\}})+)"
+        sources = re.sub(call, meaning, definition.sub("", sources))
+    return sources
+
+
 def uses(sources):
     """{(digits, pattern of names)} of every \\num in LaTeX sources.
 
     In a macro, where digits or a part of the name are an argument, #1, any will do.
     """
+    sources = expanded(sources)
     every = set(DIGITS.findall(sources))
     found = set()
     for digits, name in re.findall(r"\\num\[([^\]]*)\]\{([^{}]*)\}", sources):

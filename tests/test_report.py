@@ -49,6 +49,12 @@ def test_numbers_have_the_digits_that_the_sources_name():
     assert build.numbers_of(records)["vae_mnist_seeds/loss/mean"] == 2
 
 
+def test_a_macro_prints_only_what_it_is_called_with():
+    sources = r"\newcommand{\mean}[3][]{\num[#1]{p/#2/#3/mean}}" + "\n"
+    assert build.uses(sources + r"\mean[.1f]{a}{b}") == {(".1f", "p/a/b/mean")}
+    assert build.uses(sources + r"\newcommand{\row}[1]{\mean[.2f]{#1}{b}}") == {(".2f", "p/.+/b/mean")}
+
+
 @pytest.fixture
 def copy(tmp_path):
     """The report and the figures in a folder of their own, so that a build here leaves no trace."""
