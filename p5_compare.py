@@ -770,7 +770,7 @@ def sample_identity(images, labels):
 
 # ------------------------------------------------------------------------------------ figures
 def first_of_each_class(classes, columns=10):
-    """Places (10 * columns,) of the first images of each class, row by row; -1 where are less."""
+    """Places (10 * columns,) of the first images of each class, row by row; else -1."""
     rows = []
     for c in range(10):
         first = (classes == c).nonzero()[:columns, 0]

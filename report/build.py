@@ -24,7 +24,6 @@ SEEDS = {  # runs that differ in the seed alone: their mean and standard deviati
     "vae_mnist_float32_seeds": ["vae_mnist_precisionfloat32", "vae_mnist_precisionfloat32_seed2",
                                 "vae_mnist_precisionfloat32_seed3"],
 }
-DIGITS = re.compile(r"\\\w+\[([+]?(?:\.\d+)?[defgGp])\]")  # of a macro that prints numbers
 
 
 def read_records():
@@ -131,28 +130,28 @@ def verbatim(text):
 
 def expanded(sources):
     """LaTeX sources with every call of a macro whose digits are its option replaced by its body."""
-    definition = re.compile(r"\\newcommand\{\\(\w+)\}\[\d\]\[\]\{(.*)\}\n")
-    for name, body in definition.findall(sources):
+    definition = re.compile(r"\\newcommand\{\\(\w+)\}\[\d\]\[\]\{((?:[^{}]|\{[^{}]*\})*)\}")
+    macros = definition.findall(sources)
+    sources = definition.sub("", sources)
+    for name, body in macros:
         def meaning(call, body=body):
             arguments = [call[1] or "", *re.findall(r"\{([^{}]*)\}", call[2])]
             return re.sub(r"#(\d)", lambda place: arguments[int(place[1]) - 1], body)
 
         call = rf"\\{name}(?:\[([^\]]*)\])?((?:\{{[^{{}}]*\}})+)"
-        sources = re.sub(call, meaning, definition.sub("", sources))
+        sources = re.sub(call, meaning, sources)
     return sources
 
 
 def uses(sources):
     """{(digits, pattern of names)} of every \\num in LaTeX sources.
 
-    In a macro, where digits or a part of the name are an argument, #1, any will do.
+    In a macro, where a part of the name is an argument, #1, any will do.
     """
-    sources = expanded(sources)
-    every = set(DIGITS.findall(sources))
     found = set()
-    for digits, name in re.findall(r"\\num\[([^\]]*)\]\{([^{}]*)\}", sources):
+    for digits, name in re.findall(r"\\num\[([^\]]*)\]\{([^{}]*)\}", expanded(sources)):
         pattern = ".+".join(map(re.escape, re.split(r"#\d", " ".join(name.split()))))
-        found |= {(choice, pattern) for choice in (every if "#" in digits else {digits})}
+        found.add((digits, pattern))
     return found
 
 

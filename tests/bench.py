@@ -411,11 +411,12 @@ def compare(row, records, way=OURS):
     for kind in ("seconds", "cpu_seconds"):
         ratios = values(f"{way}/{kind}_ratio")
         numbers |= {f"{kind}_ratio": statistics.median(ratios),
-                    f"{kind}_ratio_low": min(ratios), f"{kind}_ratio_high": max(ratios)}
-    for name in ("seconds", "cpu_seconds", measure, "sharpness"):
-        average = statistics.median if "seconds" in name else statistics.mean
-        numbers[f"usual_{name}"] = average(values(f"{USUAL}/{name}"))
-        numbers[f"our_{name}"] = average(values(f"{way}/{name}"))
+                    f"{kind}_ratio_low": min(ratios), f"{kind}_ratio_high": max(ratios),
+                    f"usual_{kind}": statistics.median(values(f"{USUAL}/{kind}")),
+                    f"our_{kind}": statistics.median(values(f"{way}/{kind}"))}
+    for name in (measure, "sharpness"):
+        numbers[f"usual_{name}"] = statistics.mean(values(f"{USUAL}/{name}"))
+        numbers[f"our_{name}"] = statistics.mean(values(f"{way}/{name}"))
     target = numbers[f"usual_{measure}"] if row.target is None else row.target
     reached = numbers[f"our_{measure}"] <= target
     if row.usual == "cgan":

@@ -160,11 +160,15 @@ IN_README = {  # where build.py has a row's numbers: {} is the measure
     "Conditional GAN, mean of 3 seeds": "p5_seeds/cgan_fashion/{}/mean"}
 
 
+def table_rows_of_the_readme():
+    """The cells of every line of the README's tables."""
+    return [re.split(r"\s*\|\s*", line.strip("| \n")) for line in (ROOT / "README.md").read_text().splitlines()
+            if line.startswith("|")]
+
+
 def test_the_numbers_of_the_readme_are_those_of_the_records():
     numbers = build.numbers_of(build.read_records())
-    rows = [re.split(r"\s*\|\s*", line.strip("| \n")) for line in (ROOT / "README.md").read_text().splitlines()
-            if line.startswith("|")]
-    rows = {row[0]: row[1:5] for row in rows}
+    rows = {row[0]: row[1:5] for row in table_rows_of_the_readme()}
     for title, name in IN_README.items():
         scores = [numbers[name.format(measure)] for measure in ("frechet_ratio", "precision", "recall", "sharpness")]
         if "3 seeds" in title:
@@ -178,9 +182,7 @@ RACES = {"`pytorch/examples` vae, 10 epochs": "vae_mnist", "the same, 20 epochs"
 
 def test_the_seconds_of_the_readme_are_those_of_the_record():
     numbers = build.numbers_of(build.read_records())
-    rows = [re.split(r"\s*\|\s*", line.strip("| \n")) for line in (ROOT / "README.md").read_text().splitlines()
-            if line.startswith("|")]
-    rows = {row[1]: row[2:] for row in rows if len(row) == 5}
+    rows = {row[1]: row[2:] for row in table_rows_of_the_readme() if len(row) == 5}
     for usual, race in RACES.items():
         seconds, ours, ratio, low, high = (numbers[f"bench/{race}/{name}"] for name in (
             "usual_seconds", "our_seconds", "seconds_ratio", "seconds_ratio_low", "seconds_ratio_high"))
