@@ -105,19 +105,9 @@ FAMILIES = {  # label in the report: the run of seed 1
 }
 TRAINED_AS = {  # families of other samples of the same nets: the family whose records say how
     label: label.removeprefix("normal_") for label in FAMILIES if label.startswith("normal_")}
-SCHEMES = {  # 5.3: their names in the figure
-    "scheme_base": "base", "scheme_d4_g1": "rates D : G 4 : 1", "scheme_d1_g4": "rates D : G 1 : 4",
-    "scheme_low": "both rates a fifth", "scheme_high": "both rates fivefold",
-    "scheme_g_2": "steps D : G 1 : 2", "scheme_g_5": "steps D : G 1 : 5",
-    "scheme_d_2": "steps D : G 2 : 1", "scheme_d_5": "steps D : G 5 : 1",
-    "scheme_constant": "rates do not fall",
-    "scheme_beta1_05": "beta1 0.5", "scheme_beta1_09": "beta1 0.9",
-    "scheme_no_ema": "no average of G",
-    "scheme_no_r1": "no R1 penalty", "scheme_no_convolutions": "fully connected nets",
-}
+SCHEMES = [label for label in FAMILIES if label.startswith("scheme_")]  # 5.3: the base first
 COMPARED = {  # a base: the families that differ from it in one point
-    "scheme_base": [*(label for label in SCHEMES if label != "scheme_base"), "short_labels",
-                    "short_clusters_10", "short_clusters_50"],
+    "scheme_base": [*SCHEMES[1:], "short_labels", "short_clusters_10", "short_clusters_50"],
     "short_labels": ["short_classifier"],
     "gan_fashion": ["cgan_fashion", "double_gan"],
     "cgan_fashion": ["classifier", "constant_labels"],
@@ -151,7 +141,6 @@ LENGTHS = {  # 5.3: families of one scheme and more and more updates
     "GAN": ("scheme_base", "gan_fashion", "double_gan"),
     "Conditional GAN": ("short_labels", "cgan_fashion"),
     "handed-out GAN": ("handed_out",),
-    "handed-out, steps 1 : 5": ("handed_out_g_5",),
 }
 WEIGHTS = {  # 4.3: families by their weight of the KL
     1.0: "vae_beta_1", 0.2: "vae_beta_02", 0.02: "short_vae", 0.002: "vae_beta_0002",
@@ -359,42 +348,11 @@ def fingerprint(args):
 
 
 # ------------------------------------------------------------------------------------ figures
-def draw_schemes(path, families):
-    """Every scheme's runs, one mark a seed; the line is the base's mean.
-
-    The last panel has two marks a seed, D's verdicts on real images and on fakes, and no line.
-    """
-    def best_last(label):
-        return -column(families[label], "frechet_ratio").mean()
-
-    labels = sorted(SCHEMES.keys() & families.keys(), key=best_last)  # upwards: the best on top
-    figure = Figure(figsize=(6.9, 0.5 + 0.17 * len(labels)))
-    panels = figure.subplots(1, 4)
-    columns = (("Frechet / real", ["frechet_ratio"]), ("precision", ["precision"]),
-               ("recall", ["recall"]), ("mean D: o real, x fake", ["d_real", "d_fake"]))
-    for axes, (title, measures) in zip(panels, columns):
-        for height, label in enumerate(labels):
-            for mark, measure in zip("ox", measures):
-                values = column(families[label], measure)
-                axes.plot(values, [height] * len(values), mark, markersize=3, alpha=0.7,
-                          color="C3" if label == "scheme_base" else "k")
-        if len(measures) == 1:
-            middle = column(families["scheme_base"], measures[0]).mean()
-            axes.axvline(middle, color="C3", linewidth=0.6)
-        axes.set(xlabel=title, yticks=range(len(labels)), yticklabels=[""] * len(labels))
-        axes.grid(axis="y", linewidth=0.3)
-    panels[0].set_yticklabels([SCHEMES[label] for label in labels])
-    panels[0].set_xscale("log")
-    for axes in panels[1:]:
-        axes.set(xlim=(0, 1), xticks=(0, 0.5, 1))
-    save_figure(figure, path)
-
-
 def draw_lengths(path, families):
     """Distance and recall against the updates of both nets together, a mark for each length."""
     figure = Figure(figsize=(6.9, 2.0))
     panels = figure.subplots(1, 2)
-    for (title, labels), style in zip(LENGTHS.items(), ("o-", "s--", "^", "v")):
+    for (title, labels), style in zip(LENGTHS.items(), ("ko-", "C3s--", "k^")):
         measured = [families[label] for label in labels if label in families]
         updates = [column(family, "g_updates").mean() + column(family, "d_updates").mean()
                    for family in measured]
@@ -472,20 +430,6 @@ def draw_paths(path, runs):
     save_figure(figure, path)
 
 
-def draw_pairs(path, families):
-    """The same seed without and with labels, joined by a line."""
-    without, with_labels = families["gan_fashion"], families["cgan_fashion"]
-    seeds = sorted(without.keys() & with_labels.keys())
-    figure = Figure(figsize=(6.9, 1.9))
-    titles = {"frechet_ratio": "Frechet distance / real", "precision": "precision",
-              "recall": "recall", "tv": "total variation"}
-    for axes, (measure, title) in zip(figure.subplots(1, 4), titles.items()):
-        ends = (column(without, measure, seeds), column(with_labels, measure, seeds))
-        axes.plot((0, 1), ends, "o-", color="0.3", markersize=3, linewidth=0.8)
-        axes.set(xticks=(0, 1), xticklabels=("GAN", "Conditional"), xlim=(-0.3, 1.3), ylabel=title)
-    save_figure(figure, path)
-
-
 def draw_shares(path, scores):
     """Shares of the ten classes with their intervals, raw and corrected, against uniform.
 
@@ -508,28 +452,6 @@ def draw_shares(path, scores):
     panels[0].set_ylabel("share of a class [%]")
     handles, labels = panels[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(scores) + 1)
-    save_figure(figure, path)
-
-
-def draw_confusion(path, tables):
-    """Share of each judged class, a row for each class asked for (real images: true class).
-
-    tables: {title: counts (10, 10)}.
-    """
-    figure = Figure(figsize=(3.45 * len(tables), 3.3))
-    panels = figure.subplots(1, len(tables), squeeze=False)[0]
-    for axes, (title, counts) in zip(panels, tables.items()):
-        percent = 100 * counts / counts.sum(1, keepdims=True).clip(1)
-        percent = percent.round().astype(int)
-        axes.imshow(percent, cmap="gray_r", vmin=0, vmax=100)
-        for (i, j), value in np.ndenumerate(percent):
-            if value > 0:
-                axes.text(j, i, value, ha="center", va="center", size=6,
-                          color="w" if value > 50 else "k")
-        axes.set(title=f"{title} [% of row]", xlabel="judged",
-                 ylabel="true" if title == "real" else "asked for")
-        axes.set_xticks(range(10), CLASSES, rotation=90)
-        axes.set_yticks(range(10), CLASSES)
     save_figure(figure, path)
 
 
@@ -736,13 +658,11 @@ def main(argv=None):
             print(f"{label:26}", *means)
 
         stem = f"{args.out_dir / args.run_name}"
-        draw_schemes(Path(f"{stem}_schemes.pdf"), families)
         draw_lengths(Path(f"{stem}_lengths.pdf"), families)
         losses = {title: {name: curve_of(run, name, args.out_dir) for name in ("d_loss", "g_loss")}
                   for run, title in LOSSES.items() if find_record(run, args.out_dir).exists()}
         draw_losses(Path(f"{stem}_losses.pdf"), losses)
         draw_weights(Path(f"{stem}_weights.pdf"), families)
-        draw_pairs(Path(f"{stem}_pairs.pdf"), families)
         draw_shares(Path(f"{stem}_shares.pdf"), scores)
         path_curves = {}
         for run in ("gan_fashion", "cgan_fashion"):
@@ -754,9 +674,6 @@ def main(argv=None):
             for name, values in curves.items():
                 numbers[f"{title}/{name}/ends"] = (values[0] + values[-1]) / 2
                 numbers[f"{title}/{name}/middle"] = values[len(values) // 2]
-        confusions = {title: np.array(curve_of(f"{run}_scores", "confusion", args.out_dir))
-                      for run, title in SHOWN.items() if "agreement" in scores[title]}
-        draw_confusion(Path(f"{stem}_confusion.pdf"), confusions)
         headline = [f"{label}/frechet_ratio/mean" for label in SHOWN if label in families]
         write_record(Path(f"{stem}.json"), args, [machine(torch.device("cpu"))], numbers, headline,
                      judge=judge, fingerprint=fingerprint(args),

@@ -51,7 +51,7 @@ def path_of(plots, run):
 
 def write_scores(plots, run, numbers, judge="a"):
     record = {"judge": judge, "numbers": numbers, "curves": {
-        "confusion": np.eye(10).tolist(), "line_inside": [0.9, 0.5, 0.8], "line_third": [0, 0.5, 0],
+        "line_inside": [0.9, 0.5, 0.8], "line_third": [0, 0.5, 0],
         "arc_inside": [0.9, 0.7, 0.8], "arc_third": [0, 0.25, 0]}}
     (path_of(plots, run) / f"{run}_scores.json").write_text(json.dumps(record))
 
@@ -136,8 +136,7 @@ def test_the_command_summarises_what_is_known(plots, command):
     assert numbers["GAN/line_inside/ends"] == pytest.approx(0.85)
     assert numbers["Conditional GAN/arc_third/middle"] == 0.25
     assert {path.name for path in plots.glob("*.pdf")} == {
-        f"p5_seeds_{kind}.pdf" for kind in (
-            "schemes", "lengths", "losses", "weights", "paths", "pairs", "shares", "confusion")}
+        f"p5_seeds_{kind}.pdf" for kind in ("lengths", "losses", "weights", "paths", "shares")}
 
 
 def test_a_single_seed_has_a_change_and_no_interval(plots, fails):
@@ -248,7 +247,7 @@ def test_a_record_that_lacks_something_is_named(plots, fails):
     path = plots / "real_fashion_scores.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"curves": {}}))
-    assert f"{path} lacks the curve confusion" in fails(p5_seeds, ["--out-dir", plots], 1)
+    assert f"{path} lacks the curve line_inside" in fails(p5_seeds, ["--out-dir", plots], 1)
 
 
 @pytest.mark.parametrize("file", RECORDS)
@@ -267,5 +266,4 @@ def test_two_at_once_end_well(plots, forks):
     for done in forks([words, words], at_once=True):
         assert done.returncode == 0, done.stderr
     assert {path.name for path in plots.glob("*p5_seeds*")} == {"p5_seeds.json", *(
-        f"p5_seeds_{kind}.pdf" for kind in (
-            "schemes", "lengths", "losses", "weights", "paths", "pairs", "shares", "confusion"))}
+        f"p5_seeds_{kind}.pdf" for kind in ("lengths", "losses", "weights", "paths", "shares"))}
