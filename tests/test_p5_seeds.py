@@ -157,7 +157,7 @@ def test_a_single_seed_has_a_change_and_no_interval(plots, fails):
 def test_the_families_of_the_tables_are_known():
     known = p5_seeds.FAMILIES.keys()
     assert len(set(p5_seeds.FAMILIES.values())) == len(known)
-    assert p5_seeds.SCHEMES.keys() | p5_seeds.BASE_OF.keys() <= known
+    assert {*p5_seeds.SCHEMES, *p5_seeds.BASE_OF} <= known
     assert {*p5_seeds.BASE_OF.values(), *p5_seeds.WEIGHTS.values(), *p5_seeds.NEEDED} <= known
     assert {label for labels in p5_seeds.LENGTHS.values() for label in labels} <= known
     assert p5_seeds.TRAINED_AS.keys() | set(p5_seeds.TRAINED_AS.values()) <= known
@@ -244,7 +244,7 @@ def test_a_record_that_lacks_something_is_named(plots, fails):
     line = fails(p5_seeds, ["--out-dir", plots], 1)
     assert "cgan_fashion" in line and "frechet" in line and "report/run.py" in line
     write_scores(plots, "cgan_fashion_seed2", SCORES["cgan_fashion", 2])
-    path = plots / "real_fashion_scores.json"
+    path = plots / "gan_fashion_scores.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"curves": {}}))
     assert f"{path} lacks the curve line_inside" in fails(p5_seeds, ["--out-dir", plots], 1)
