@@ -65,15 +65,15 @@ FAMILIES = {  # label in the report: the run of seed 1
     "handed_out_beta1_05": "gan_mlp_fashion_beta1-0.5",
     "handed_out_g_5": "gan_mlp_fashion_g-steps5",
     "handed_out_conditional": "cgan_mlp_fashion",
-    # 5.5: labels, at 4000 updates and at full length; and 4.3: the prior
+    # 5.5: labels, at 4000 updates and at full length; 5.3: schemes at full length; 4.3: the prior
     "short_labels": "cgan_fashion_updates4000",
     "short_clusters_10": "cgan_fashion_clusters10_updates4000",
     "short_clusters_50": "cgan_fashion_clusters50_updates4000",
     "short_classifier": "cgan_fashion_updates4000_classifier0.05",
     "gan_fashion": "gan_fashion",
     "cgan_fashion": "cgan_fashion",
-    "classifier": "cgan_fashion_classifier0.05",
-    "constant_labels": "cgan_fashion_scheduleconstant",
+    "long_g_2": "gan_fashion_updates22512_g-steps2",
+    "long_constant": "gan_fashion_scheduleconstant",
     "double_gan": "gan_fashion_epochs24",
     "normal_vae_fashion": "normal_vae_fashion",
     "vae_fashion": "vae_fashion",
@@ -109,8 +109,7 @@ SCHEMES = [label for label in FAMILIES if label.startswith("scheme_")]  # 5.3: t
 COMPARED = {  # a base: the families that differ from it in one point
     "scheme_base": [*SCHEMES[1:], "short_labels", "short_clusters_10", "short_clusters_50"],
     "short_labels": ["short_classifier"],
-    "gan_fashion": ["cgan_fashion", "double_gan"],
-    "cgan_fashion": ["classifier", "constant_labels"],
+    "gan_fashion": ["cgan_fashion", "long_g_2", "long_constant", "double_gan"],
     "handed_out": ["handed_out_beta1_05", "handed_out_g_5", "handed_out_conditional"],
     "normal_vae_fashion": ["vae_fashion"],
     "short_vae": ["normal_short_vae",
