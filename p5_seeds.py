@@ -411,21 +411,19 @@ def draw_weights(path, families):
 
 
 def draw_paths(path, runs):
-    """What the judge says along straight lines and arcs between two z.
+    """Share of images near a real one along straight lines and arcs between two z.
 
     runs: {title: {curve: a value for each step}}, as p5_compare.py's along_paths has them.
     """
-    figure = Figure(figsize=(3.5, 2.9))
-    panels = figure.subplots(2, 1, sharex=True)
+    figure = Figure(figsize=(3.5, 2.2))
+    axes = figure.subplots()
     for (title, curves), color in zip(runs.items(), ("k", "C3")):
         for kind, style in (("line", "--"), ("arc", "-")):
-            steps = np.linspace(0, 1, len(curves[f"{kind}_inside"]))
-            for axes, measure in zip(panels, ("inside", "third")):
-                axes.plot(steps, curves[f"{kind}_{measure}"], style, color=color,
-                          label=f"{title}, {kind}")
-    panels[0].set_ylabel("near a real image")
-    panels[1].set(xlabel="way from one z to the other", ylabel="of a third class")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+            shares = curves[f"{kind}_inside"]
+            axes.plot(np.linspace(0, 1, len(shares)), shares, style, color=color,
+                      label=f"{title}, {kind}")
+    axes.set(xlabel="way from one z to the other", ylabel="near a real image")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     save_figure(figure, path)
 
 
@@ -667,7 +665,7 @@ def main(argv=None):
         for run in ("gan_fashion", "cgan_fashion"):
             path_curves[SHOWN[run]] = {
                 name: curve_of(f"{run}_scores", name, args.out_dir)
-                for name in ("line_inside", "line_third", "arc_inside", "arc_third")}
+                for name in ("line_inside", "arc_inside")}
         draw_paths(Path(f"{stem}_paths.pdf"), path_curves)
         for title, curves in path_curves.items():
             for name, values in curves.items():

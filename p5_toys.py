@@ -454,7 +454,8 @@ def draw_norms(axes):
         low = factor * (mean - 2 * sd)
         high = factor * (mean + 2 * sd)
         axes.fill_between(position, low, high, color=color, alpha=0.2, linewidth=0)
-    axes.set(xlabel="position $t$ on the path", title=r"norm$\,/\sqrt{d}$", ylim=(0.55, 1.55))
+    axes.set(xlabel="position $t$ on the path", title=r"norm$\,/\sqrt{d}$", ylim=(0.55, 1.75),
+             yticks=(0.75, 1, 1.25))
     axes.legend(loc="upper center", ncols=3, fontsize=6, handlelength=1.5, columnspacing=0.6,
                 borderpad=0)
 
@@ -492,8 +493,8 @@ def draw_maps_figure(path, x, results):
     panels = {"$x$": x, "right map\nof $x$": x @ TURN}
     for name, verdict, title in (
             ("plain, independent", "neither", "plain,\nindependent"),
-            ("independent", "neither", "independent:\nneither"),
-            ("cycle", "wrong", "cycle:\nwrong"),
+            ("independent", "neither", "independent:\nnot consistent"),
+            ("cycle", "wrong", "cycle: con-\nsistent, wrong"),
             ("pairs", "right", "pairs:\nright")):
         maps = results[name]
         if verdict in maps.verdicts:
