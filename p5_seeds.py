@@ -130,16 +130,17 @@ SHOWN = {  # 5.5, 5.6: run: its name in figures and numbers
     "real_fashion": "real", "vae_fashion": "VAE", "gan_fashion": "GAN",
     "cgan_fashion": "Conditional GAN",
 }
-LOSSES = {  # 5.2, 5.4: run: its name in the figure of losses
+LOSSES = {  # 5.2, 5.4: run: its name in the figure of training
     "gan_fashion": "GAN", "cgan_fashion": "Conditional GAN",
     "gan_mlp_fashion": "handed-out GAN", "cgan_mlp_fashion": "handed-out, conditional",
 }
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
            "boot")
-LENGTHS = {  # 5.3: families of one scheme and more and more updates
+LENGTHS = {  # 5.2, 5.3: families of one scheme and more and more updates, by name of the run
     "GAN": ("scheme_base", "gan_fashion", "double_gan"),
     "Conditional GAN": ("short_labels", "cgan_fashion"),
     "handed-out GAN": ("handed_out",),
+    "handed-out, conditional": ("handed_out_conditional",),
 }
 WEIGHTS = {  # 4.3: families by their weight of the KL
     1.0: "vae_beta_1", 0.2: "vae_beta_02", 0.02: "short_vae", 0.002: "vae_beta_0002",
@@ -347,40 +348,35 @@ def fingerprint(args):
 
 
 # ------------------------------------------------------------------------------------ figures
-def draw_lengths(path, families):
-    """Distance and recall against the updates of both nets together, a mark for each length."""
-    figure = Figure(figsize=(6.9, 2.0))
-    panels = figure.subplots(1, 2)
-    for (title, labels), style in zip(LENGTHS.items(), ("ko-", "C3s--", "k^")):
-        measured = [families[label] for label in labels if label in families]
-        updates = [column(family, "g_updates").mean() + column(family, "d_updates").mean()
-                   for family in measured]
-        for axes, measure in zip(panels, ("frechet_ratio", "recall")):
-            means = [column(family, measure).mean() for family in measured]
-            axes.plot(updates, means, style, markersize=4, label=title)
-    for axes, title in zip(panels, ("Frechet / real", "recall")):
-        axes.set(xscale="log", xlabel="updates of both nets", ylabel=title)
-    panels[0].set_yscale("log")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    save_figure(figure, path)
+def draw_training(path, runs, families):
+    """Both losses, a mean for each epoch, and how far the images are from real ones by length.
 
-
-def draw_losses(path, runs):
-    """Both losses, a mean for each epoch, and what they are where D says one half to everything.
-
-    runs: {title: {"d_loss": a value for each epoch, "g_loss": the same}}.
+    runs: {title: {"d_loss": a value for each epoch, "g_loss": the same}}. Grey lines: the losses
+    where D says one half to everything.
     """
-    figure = Figure(figsize=(6.9, 1.8))
-    panels = figure.subplots(1, 2)
+    figure = Figure(figsize=(6.9, 1.9))
+    panels = figure.subplots(1, 3)
+    styles = dict(zip(runs, ("ko-", "C3s-", "k^--", "C3v--")))
     for axes, name, blind in zip(panels, ("d_loss", "g_loss"), (2 * np.log(2), np.log(2))):
         axes.axhline(blind, color="0.6", linewidth=0.8, label="D says one half")
-        for (title, curves), style in zip(runs.items(), ("ko-", "C3s-", "k^--", "C3v--")):
+        for title, curves in runs.items():
             epochs = np.arange(1, len(curves[name]) + 1)
-            axes.plot(epochs, curves[name], style, markersize=2.5, linewidth=0.8, label=title)
+            axes.plot(epochs, curves[name], styles[title], markersize=2.5, linewidth=0.8,
+                      label=title)
+    for title, labels in LENGTHS.items():
+        measured = [families[label] for label in labels if label in families]
+        updates = [column(family, "g_updates").mean() for family in measured]
+        means = [column(family, "frechet_ratio").mean() for family in measured]
+        panels[2].plot(updates, means, styles[title], markersize=4, linewidth=0.8)
     panels[0].set(xlabel="epoch", ylabel="loss of D", ylim=(0, None))
     panels[1].set(xlabel="epoch", ylabel="loss of G", yscale="log")
     panels[1].set_yticks((0.7, 1, 2, 4), labels=("0.7", "1", "2", "4"))
-    panels[1].minorticks_off()
+    panels[2].set(xlabel="updates of G", ylabel="Frechet ratio", xscale="log", yscale="log",
+                  ylim=(5, 600))
+    panels[2].set_xticks((2000, 5000, 10_000, 20_000), labels=("2000", "5000", "10 000", "20 000"))
+    panels[2].set_yticks((10, 30, 100, 300), labels=("10", "30", "100", "300"))
+    for axes in panels[1:]:
+        axes.minorticks_off()
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5,
                   columnspacing=1.2)
     save_figure(figure, path)
@@ -655,10 +651,9 @@ def main(argv=None):
             print(f"{label:26}", *means)
 
         stem = f"{args.out_dir / args.run_name}"
-        draw_lengths(Path(f"{stem}_lengths.pdf"), families)
         losses = {title: {name: curve_of(run, name, args.out_dir) for name in ("d_loss", "g_loss")}
                   for run, title in LOSSES.items() if find_record(run, args.out_dir).exists()}
-        draw_losses(Path(f"{stem}_losses.pdf"), losses)
+        draw_training(Path(f"{stem}_training.pdf"), losses, families)
         draw_weights(Path(f"{stem}_weights.pdf"), families)
         draw_shares(Path(f"{stem}_shares.pdf"), scores)
         path_curves = {}

@@ -135,7 +135,7 @@ def test_the_command_summarises_what_is_known(plots, command):
     assert numbers["GAN/line_inside/ends"] == pytest.approx(0.85)
     assert numbers["Conditional GAN/arc_inside/middle"] == 0.7
     assert {path.name for path in plots.glob("*.pdf")} == {
-        f"p5_seeds_{kind}.pdf" for kind in ("lengths", "losses", "weights", "paths", "shares")}
+        f"p5_seeds_{kind}.pdf" for kind in ("training", "weights", "paths", "shares")}
 
 
 def test_a_single_seed_has_a_change_and_no_interval(plots, fails):
@@ -159,6 +159,7 @@ def test_the_families_of_the_tables_are_known():
     assert {*p5_seeds.SCHEMES, *p5_seeds.BASE_OF} <= known
     assert {*p5_seeds.BASE_OF.values(), *p5_seeds.WEIGHTS.values(), *p5_seeds.NEEDED} <= known
     assert {label for labels in p5_seeds.LENGTHS.values() for label in labels} <= known
+    assert p5_seeds.LENGTHS.keys() <= set(p5_seeds.LOSSES.values())
     assert p5_seeds.TRAINED_AS.keys() | set(p5_seeds.TRAINED_AS.values()) <= known
     for family, other in p5_seeds.TRAINED_AS.items():
         assert p5_seeds.FAMILIES[family] == f"normal_{p5_seeds.FAMILIES[other]}"
@@ -265,4 +266,4 @@ def test_two_at_once_end_well(plots, forks):
     for done in forks([words, words], at_once=True):
         assert done.returncode == 0, done.stderr
     assert {path.name for path in plots.glob("*p5_seeds*")} == {"p5_seeds.json", *(
-        f"p5_seeds_{kind}.pdf" for kind in ("lengths", "losses", "weights", "paths", "shares"))}
+        f"p5_seeds_{kind}.pdf" for kind in ("training", "weights", "paths", "shares"))}
