@@ -697,7 +697,7 @@ def draw_gradients(axes, run, cost, n):
             ("noise", {"color": "black", "linestyle": ":"}, "noise of SGD")):
         axes.loglog(run["mark"] + 1, np.abs(nets[name][:, 0, 0]), label=label, **look)
     epoch, _ = tail_off(nets["norm"][:, 0, 0], RATE * NETWORKS[MAIN][2] / BATCH)
-    axes.axvline(epoch * (n // BATCH), color="black", linewidth=0.6, label="tail-off")
+    axes.axvline(epoch * (n // BATCH), color="0.5", linewidth=0.6, linestyle="-.", label="tail-off")
     axes.set(xlabel="step + 1", title=f"gradients, {cost}", ylim=(5e-6, 10))
 
 
