@@ -10,8 +10,9 @@ A run is named after its command: gan_fashion, cgan_fashion_seed2, gan_mlp_fashi
 writes
     runs/<run>.pt              checkpoint, saved after every epoch
     runs/<run>/                a grid of samples of every epoch
-    runs/<run>_samples.npz     10 000 samples; of a Conditional GAN 60 000 and their labels (with
-                               --clusters 10 000 and none); images along paths between two z
+    runs/<run>_samples.npz     images: 10 000 samples, of a Conditional GAN 60 000 with labels
+                               (with --clusters 10 000, no labels); paths: images on 500 straight
+                               lines and 500 arcs between two z
     runs/<run>_drawn.png       what --draw draws
     plots/<run>.json, _*.pdf   record and figures
     plots/<run>_weights.pt     the generator, for --draw
@@ -117,7 +118,10 @@ class Discriminator(nn.Module):
 
 # ------------------------------------------------------------------------- convolutional nets
 class ConvGenerator(nn.Module):
-    """What Generator does by way of 7 x 7 and 14 x 14 pixels (Radford et al. 2016, 1511.06434)."""
+    """Generator with feature maps of 7 x 7, 14 x 14 and 28 x 28 pixels.
+
+    (Radford et al. 2016, arXiv:1511.06434.)
+    """
 
     def __init__(self, input_dim, output_dim, num_labels=10):
         super().__init__()
@@ -138,7 +142,7 @@ class ConvGenerator(nn.Module):
 
 
 class ConvDiscriminator(nn.Module):
-    """What Discriminator does by way of 14 x 14, 7 x 7 and 3 x 3 pixels; output_dim is 1.
+    """Discriminator with feature maps of 14 x 14, 7 x 7 and 3 x 3 pixels; output_dim must be 1.
 
     Labels enter by projection (Miyato & Koyama 2018, arXiv:1802.05637): with features h(x), the
     logit of (x, y) is w.h + b + v_y.h + c_y. The v_y.h + c_y are also the class logits that
@@ -156,11 +160,12 @@ class ConvDiscriminator(nn.Module):
 
     def scores(self, x, labels=None):
         """Logits (B, 1) of x being real; class logits (B, num_labels), or (B, 0) if no labels."""
-        logits = self.layers(x)
-        image, classes = logits[:, :1], logits[:, 1:]
-        if classes.shape[1] > 0:
-            image = image + classes.gather(1, labels[:, None])
-        return image, classes
+        outputs = self.layers(x)  # (B, 1 + num_labels)
+        logits = outputs[:, :1]
+        class_logits = outputs[:, 1:]
+        if class_logits.shape[1] > 0:
+            logits = logits + class_logits.gather(1, labels[:, None])
+        return logits, class_logits
 
     def forward(self, x, labels=None):
         return self.scores(x, labels)[0]
@@ -195,12 +200,12 @@ def r1_penalty(discriminator, images, labels):
 
 def train_discriminator(batch_size, images, labels=None, *, generator, discriminator, optimizer,
                         num_labels=10, real_target=1.0, r1=0.0, classifier=0.0, bfloat16=False):
-    """One step of D, down -log D(x) - log(1 - D(G(z))), on `images` (B, 784) and as many fakes.
+    """One Adam step of D that lowers -log D(x) - log(1 - D(G(z))); returns the mean of that loss.
 
-    D(x) is the sigmoid of its logit, `real_target` its target at images (label smoothing). `r1` and
-    `classifier` are the weights of the R1 penalty and of the cross-entropy of D's class logits at
-    images (Odena et al. 2017, arXiv:1610.09585). Returns the average GAN loss over
-    the batch, without these two.
+    x: `images` (B, 784), B = batch_size, and as many fakes; D(x) is the sigmoid of D's logit. With
+    `real_target` t < 1 (label smoothing) -log D(x) becomes -t log D(x) - (1 - t) log(1 - D(x)).
+    `r1` and `classifier` weigh the R1 penalty and the cross-entropy of D's class logits at images
+    (Odena et al. 2017, arXiv:1610.09585), which are lowered too but not returned.
     """
     z, fake_labels = draw_noise(batch_size, images.device, num_labels)  # (B, 100), (B,)
     extra = 0
@@ -210,13 +215,13 @@ def train_discriminator(batch_size, images, labels=None, *, generator, discrimin
         both = torch.cat((images, fakes.to(images.dtype)))
         both_labels = None if labels is None else torch.cat((labels, fake_labels))
         if classifier:
-            logits, classes = discriminator.scores(both, both_labels)
+            logits, class_logits = discriminator.scores(both, both_labels)
         else:
             logits = discriminator(both, both_labels)
         if r1:
             extra = r1 * r1_penalty(discriminator, images, labels)
     if classifier:
-        extra += classifier * F.cross_entropy(classes[:batch_size].float(), labels)
+        extra += classifier * F.cross_entropy(class_logits[:batch_size].float(), labels)
     on_real, on_fake = logits.split(batch_size)
     loss = adversarial_loss(on_real, real_target) + adversarial_loss(on_fake, 0.0)
     optimizer.zero_grad()
@@ -227,7 +232,7 @@ def train_discriminator(batch_size, images, labels=None, *, generator, discrimin
 
 def train_generator(batch_size, *, generator, discriminator, optimizer, num_labels=10,
                     classifier=0.0, bfloat16=False):
-    """One step of G, down -log D(G(z)), the non-saturating loss.
+    """One Adam step of G that lowers -log D(G(z)), the non-saturating loss.
 
     `classifier` is the weight of the cross-entropy of D's class logits at the fakes with the labels
     they were asked for. Returns the average GAN loss over the batch, without it.
@@ -238,11 +243,11 @@ def train_generator(batch_size, *, generator, discriminator, optimizer, num_labe
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         fakes = generator(z, labels)
         if classifier:
-            logits, classes = discriminator.scores(fakes, labels)
+            logits, class_logits = discriminator.scores(fakes, labels)
         else:
             logits = discriminator(fakes, labels)
     if classifier:
-        extra = classifier * F.cross_entropy(classes.float(), labels)
+        extra = classifier * F.cross_entropy(class_logits.float(), labels)
     loss = adversarial_loss(logits, 1.0)
     optimizer.zero_grad()
     (loss + extra).backward(inputs=list(generator.parameters()))  # D needs no gradients here
@@ -295,14 +300,14 @@ def train(gan, images, labels, args, *, epoch, iterations, bar, precision="float
     gan.discriminator.train()  # test() left dropout off
     torch.manual_seed(1_000_003 * args.seed + epoch)  # so that a resumed run draws the same
     order = torch.randperm(len(images)).to(images.device)
-    portions = order.split(args.batch_size * args.d_steps)  # images of each iteration
+    portions = order.split(args.batch_size * args.d_steps)  # of each iteration, indices of images
     remaining = iterations - (epoch - 1) * len(portions)
     common = {"generator": gan.generator, "discriminator": gan.discriminator,
               "num_labels": label_count(args), "classifier": args.classifier,
               "bfloat16": precision == "bfloat16"}
     g_losses, d_losses = [], []
-    for step, portion in enumerate(portions[:remaining]):
-        progress = ((epoch - 1) * len(portions) + step) / iterations
+    for iteration, portion in enumerate(portions[:remaining]):
+        progress = ((epoch - 1) * len(portions) + iteration) / iterations
         gan.optimizer_d.param_groups[0]["lr"] = learning_rate(args.lr_d, args, progress)
         gan.optimizer_g.param_groups[0]["lr"] = learning_rate(args.lr_g, args, progress)
         for batch in portion.split(args.batch_size):  # indices (B,)
@@ -399,7 +404,7 @@ def grids(generator, args, device):
 
 
 def interpolations(generator, args, device, pairs=10, steps=8):
-    """{path: images (pairs * steps, 784)} between pairs of z; with labels, classes come in turn.
+    """{path: images (pairs * steps, 784)} between pairs of z; with labels, pair k has label k % 10.
 
     The straight line passes nearer to 0 than any z that the generator was trained on: in 100
     dimensions |z| is close to 10, half way about 7. The arc stays near 10 (White 2016,
@@ -409,10 +414,10 @@ def interpolations(generator, args, device, pairs=10, steps=8):
     start, end = torch.randn(2, pairs, 1, NOISE, generator=drawn)  # each (pair, 1, noise)
     t = torch.linspace(0, 1, steps)[:, None]  # (steps, 1)
     angle = F.cosine_similarity(start, end, dim=2).acos()[:, :, None]  # (pair, 1, 1)
-    from_start = ((1 - t) * angle).sin() / angle.sin()  # (pair, steps, 1)
-    from_end = (t * angle).sin() / angle.sin()
+    start_weight = ((1 - t) * angle).sin() / angle.sin()  # (pair, steps, 1)
+    end_weight = (t * angle).sin() / angle.sin()
     paths = {"straight line": (1 - t) * start + t * end,
-             "arc": from_start * start + from_end * end}  # each (pair, steps, noise)
+             "arc": start_weight * start + end_weight * end}  # each (pair, steps, noise)
     labels = (torch.arange(pairs, device=device) % 10).repeat_interleave(steps)
     return {name: evaluate(generator, z.flatten(0, 1).to(device), labels)
             for name, z in paths.items()}
@@ -516,13 +521,14 @@ def report(gan, data, state, args):
     stem = str(args.out_dir / args.run_name)  # a name may hold dots, which are no suffix
     images, labels = sample(gan.average, args, train_labels)
     arrays = {"images": as_bytes(images)}
-    between = interpolations(gan.average, args, device, PATHS, steps=9)
-    arrays["paths"] = torch.stack([as_bytes(path).view(PATHS, 9, 28, 28)
-                                   for path in between.values()])
+    paths = interpolations(gan.average, args, device, PATHS, steps=9)
+    # uint8 (2, PATHS, 9, 28, 28): straight lines, arcs
+    arrays["paths"] = torch.stack([as_bytes(between).view(PATHS, 9, 28, 28)
+                                   for between in paths.values()])
     if labels is not None:
         arrays["labels"] = labels.cpu()
-    path = args.runs_dir / f"{args.run_name}_samples.npz"
-    with replacing(path) as part, part.open("wb") as file:
+    samples_file = args.runs_dir / f"{args.run_name}_samples.npz"
+    with replacing(samples_file) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
     row_names = ()
@@ -530,11 +536,11 @@ def report(gan, data, state, args):
         row_names = tuple(f"cluster {cluster}" for cluster in range(1, 11))
     elif args.conditional:
         row_names = CLASSES[args.dataset]
-    for kind, images in grids(gan.average, args, device).items():
+    for kind, grid in grids(gan.average, args, device).items():
         panels = {}
         if kind == "samples":
             panels["after epoch 1"] = state["first"]
-        panels[f"after epoch {state['epoch']}"] = images
+        panels[f"after epoch {state['epoch']}"] = grid
         draw_grids(Path(f"{stem}_{kind}.pdf"), panels, row_names)
     draw_grids(Path(f"{stem}_interpolations.pdf"), interpolations(gan.average, args, device),
                row_names)
@@ -1072,6 +1078,11 @@ def class_number(name, dataset, parser):
                  + ", ".join(CLASSES[dataset]))
 
 
+def flatten_signed(images, device):
+    """uint8 (N, 28, 28) -> float32 (N, 784) in [-1, 1] on `device`."""
+    return images.to(device).view(-1, PIXELS).float().div_(127.5).sub_(1)
+
+
 def main(argv=None):
     args = parse_args(argv)
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device
@@ -1090,19 +1101,18 @@ def main(argv=None):
                       "fingerprint": fingerprint(args)}
         elif state["precision"] != choose_precision(args.precision, device):
             print(f"{args.run_name} goes on in {state['precision']}, as it began")
-        train_images, train_labels, test_images, test_labels = (tensor.to(device)
-                                                                for tensor in data)
-        train_images = train_images.view(-1, PIXELS).float().div_(127.5).sub_(1)
-        test_images = test_images.view(-1, PIXELS).float().div_(127.5).sub_(1)
-        train_labels, test_labels = train_labels.long(), test_labels.long()
+        train_images = flatten_signed(data[0], device)
+        train_labels = data[1].to(device).long()
+        test_images = flatten_signed(data[2], device)
+        test_labels = data[3].to(device).long()
         if args.clusters:
             train_labels, centres = find_clusters(train_images, args.clusters, args.seed)
             test_labels = nearest_centre(test_images, centres)
-        data = train_images, train_labels, test_images, test_labels
+        prepared = train_images, train_labels, test_images, test_labels
         torch.manual_seed(args.seed)
         gan = build(args, device)
-        fit(gan, data, state, args, device)
-        report(gan, data, state, args)
+        fit(gan, prepared, state, args, device)
+        report(gan, prepared, state, args)
 
 
 if __name__ == "__main__":

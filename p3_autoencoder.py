@@ -8,10 +8,11 @@ A run is named after its command: p3_mnist, p3_fashion_epochs10_seed2. It writes
     runs/<run>.pt              checkpoint, saved after every epoch
     plots/<run>.json, _*.pdf   record and figures of both problems
 
-3.2 corrupts points of a parabola and trains a denoiser, whose optimum is known: the posterior
-mean, by the formula of Tweedie (Robbins 1956; Miyasawa 1961; Efron 2011). 3.3 trains 784-2-784
-with a sigmoid output, the answer to the question, and with a linear one. Both stand beside PCA,
-the best that a linear output can do (Bourlard & Kamp 1988). Errors are squared, means over images
+3.2 corrupts points of a parabola and trains a denoiser. Its optimum is known, the step to the
+posterior mean, which is computed by quadrature; for Gaussian noise this step is the variance times
+the score (Tweedie's formula: Robbins 1956; Miyasawa 1961; Efron 2011). 3.3 trains 784-2-784 with a
+sigmoid output, the answer to the question, and with a linear one. Both stand beside PCA, the best
+that a linear output can do (Bourlard & Kamp 1988). Errors in 3.3 are squared, means over images
 and pixels in [0, 1].
 """
 import argparse
@@ -52,7 +53,7 @@ PIXELS = 28 * 28
 # 3.2: points of a parabola
 DRAWN_POINTS = 600  # in the figure
 SIGMA = 0.15  # standard deviation of the Gaussian corruption
-MASKED = 0.25  # probability that masking sets a coordinate to 0
+MASKED = 0.25  # rho: probability that masking sets a coordinate to 0
 DENOISER_STEPS = 6000
 QUADRATURE_POINTS = 4001  # on the parabola, for the posterior mean
 
@@ -73,27 +74,27 @@ def parabola(count):
 
 
 def corrupt_gaussian(x):
-    """Draw x^ (N, 2) from C(x^ | x) = N(x^; x, SIGMA^2 I) for points x (N, 2).
+    """Draw x_hat (N, 2) from C(x_hat | x) = N(x_hat; x, SIGMA^2 I) for points x (N, 2).
 
-    Its density is exp(-||x^ - x||^2 / (2 SIGMA^2)) / (2 pi SIGMA^2).
+    Its density is exp(-||x_hat - x||^2 / (2 SIGMA^2)) / (2 pi SIGMA^2).
     """
     return x + SIGMA * torch.randn_like(x)
 
 
 def corrupt_masking(x):
-    """Draw x^ (N, 2) from C(x^ | x), which sets each coordinate of x (N, 2) to 0 or keeps it.
+    """Draw x_hat (N, 2) from C(x_hat | x), which sets each coordinate of x (N, 2) to 0 or keeps it.
 
-    C(x^ | x) = prod_j [(1 - MASKED) delta(x^_j - x_j) + MASKED delta(x^_j)].
+    C(x_hat | x) = prod_j [(1 - MASKED) delta(x_hat_j - x_j) + MASKED delta(x_hat_j)].
     """
     keep = torch.rand_like(x) >= MASKED
     return x * keep
 
 
 def train_denoiser(seed):
-    """A network 2-64-64-2 from corrupted points x^ to the way back, x - x^, by least squares.
+    """Train a network 2-64-64-2: corrupted point x_hat (N, 2) -> displacement x - x_hat (N, 2).
 
-    The optimum is E[x | x^] - x^, exactly SIGMA^2 times the gradient of the log density of
-    corrupted points (Tweedie's formula).
+    The optimum of least squares is E[x | x_hat] - x_hat, which is SIGMA^2 times the gradient of
+    the log density of corrupted points (Tweedie's formula).
     """
     torch.manual_seed(seed)
     denoiser = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(),
@@ -111,9 +112,9 @@ def train_denoiser(seed):
 
 
 def posterior_mean(corrupted):
-    """E[x | x^] of points x^ (N, 2) under Gaussian corruption of the parabola: (N, 2), float64.
+    """E[x | x_hat] of points x_hat (N, 2), Gaussian corruption of the parabola: (N, 2), float64.
 
-    By quadrature: a mean over points x of the parabola, weighted by C(x^ | x).
+    By quadrature: a mean over points x of the parabola, weighted by C(x_hat | x).
     """
     x = torch.linspace(-1, 1, QUADRATURE_POINTS, dtype=torch.float64)
     curve = on_parabola(x[:, None])
@@ -127,9 +128,11 @@ def posterior_mean(corrupted):
 
 @torch.no_grad()
 def test_denoiser(denoiser):
-    """Mean squared distances to the clean points, and the denoiser's error relative to the optimum.
+    """The denoiser on 100 000 fresh points, beside the optimum.
 
-    The points are corrupted and not moved, moved by the denoiser, or to the posterior mean.
+    denoiser_relative_error: ||learned - optimal|| / ||optimal|| over all displacements.
+    <points>_distance: mean squared distance to the clean points, of the corrupted points, of these
+    moved by the denoiser (denoised), and of their posterior means (optimal).
     """
     clean = parabola(100_000)
     corrupted = corrupt_gaussian(clean)
@@ -137,14 +140,14 @@ def test_denoiser(denoiser):
     optimal = posterior_mean(corrupted).float() - corrupted
     error = (learned - optimal).norm() / optimal.norm()
 
-    def distance(points):
+    def mean_squared_distance(points):
         return (points - clean).square().sum(1).mean().item()
 
     return {"denoiser_relative_error": error.item(), "sigma": SIGMA, "masked": MASKED,
             "points": len(clean), "drawn_points": DRAWN_POINTS,
-            "corrupted_distance": distance(corrupted),
-            "denoised_distance": distance(corrupted + learned),
-            "optimal_distance": distance(corrupted + optimal)}
+            "corrupted_distance": mean_squared_distance(corrupted),
+            "denoised_distance": mean_squared_distance(corrupted + learned),
+            "optimal_distance": mean_squared_distance(corrupted + optimal)}
 
 
 # --------------------------------------------------------------------------------- 3.3: model
@@ -247,10 +250,10 @@ def neighbour_labels(model, train_set, test_images):
 
 
 def plane_numbers(model, train_set, test_set):
-    """Errors on both sets, and how well neighbours in the plane tell the test labels.
+    """Errors on both sets (images (N, 784), labels (N,)), and k-NN accuracy in the plane.
 
-    A vote of the neighbours names each test image; its accuracy, overall and by class. And what
-    the neighbours of each class are. A set is images (N, 784), labels (N,).
+    Each test image gets the most frequent label of its neighbours; accuracy overall and by class,
+    and neighbour_shares of each class.
     """
     test_images, test_labels = test_set
     labels = test_labels.long()
@@ -261,8 +264,8 @@ def plane_numbers(model, train_set, test_set):
                "knn_accuracy": right.mean().item()}
     for label in labels.unique().tolist():
         numbers[f"knn_accuracy_{label}"] = right[labels == label].mean().item()
-        mixture = neighbour_shares(neighbours[labels == label], label)
-        numbers |= {f"neighbours_{label}_{key}": value for key, value in mixture.items()}
+        shares = neighbour_shares(neighbours[labels == label], label)
+        numbers |= {f"neighbours_{label}_{key}": value for key, value in shares.items()}
     return numbers
 
 
@@ -293,10 +296,12 @@ def whitened_codes(model, images):
 
 
 def compare_planes(model, pca, images):
-    """A network's plane and codes beside PCA's; and a basis (784, 2) of it, rotated near to PCA's.
+    """(numbers, basis): how a network's plane and codes differ from PCA's.
 
-    Principal angles between the planes that the decoders span, in degrees, and canonical
-    correlations of the codes of `images` (N, 784): 1 where they are each other's affine map.
+    angle_1, angle_2: principal angles in degrees between the planes that the decoders' weights
+    span; with a sigmoid output that is a plane of logits, not of pixels. canonical_1, canonical_2:
+    canonical correlations of both codes of `images` (N, 784), 1 where each is an affine map of the
+    other. basis (784, 2): orthonormal, of the network's plane, turned as near to PCA's as it goes.
     """
     basis = torch.linalg.qr(model.decoder.weight.double()).Q
     u, cosines, vt = torch.linalg.svd(basis.T @ pca.decoder.weight.double())
@@ -305,7 +310,8 @@ def compare_planes(model, pca, images):
     correlations = torch.linalg.svdvals(products)
     numbers = {"angle_1": angles[0].item(), "angle_2": angles[1].item(),
                "canonical_1": correlations[0].item(), "canonical_2": correlations[1].item()}
-    return numbers, (basis @ u @ vt).float()
+    nearest = basis @ u @ vt  # orthogonal Procrustes
+    return numbers, nearest.float()
 
 
 # ------------------------------------------------------------------------- a run and its results
@@ -340,7 +346,8 @@ def fit(models, train_images, test_images, state, args):
         start = time.perf_counter()
         train(models, train_images, optimizer, args, epoch)
         errors = test(models, train_images, test_images)
-        if not all(error < 1 for error in errors.values()):  # a black image is nearer than that
+        # All-black reconstructions have an error below 1; a NaN fails this test, too.
+        if not all(error < 1 for error in errors.values()):
             raise FloatingPointError(f"epoch {epoch} diverged, what was before it is kept: use a "
                                      "smaller --lr (with the same --run-name also --fresh)")
         for name, value in errors.items():
@@ -363,16 +370,18 @@ def report(models, train_set, test_set, state, args):
     parameters = {}
     for name, model in models.items():
         parameters[name] = sum(p.numel() for p in model.parameters())
-    headline = ("linear_test_mse", "linear_knn_accuracy")
+    headline = ("sigmoid_test_mse", "sigmoid_knn_accuracy")
     write_record(Path(f"{stem}.json"), args, state["machines"], numbers, headline,
                  data=state["data"], fingerprint=state["fingerprint"], parameters=parameters,
                  seconds=state["seconds"], curves=state["curves"])
-    print(f"test error {numbers['linear_test_mse']:.5f} per pixel with a linear output, "
-          f"{numbers['pca_test_mse']:.5f} of PCA; record and figures: {stem}*")
+    print(f"test error per pixel: {numbers['sigmoid_test_mse']:.5f} with a sigmoid output, "
+          f"{numbers['linear_test_mse']:.5f} with a linear one, {numbers['pca_test_mse']:.5f} "
+          f"of PCA; record and figures: {stem}*")
 
 
 def report_corruption(stem, seed):
     """3.2: train the denoiser, draw both figures; its numbers."""
+    # One stream of random numbers, seeded in train_denoiser: the order of these calls counts.
     denoiser = train_denoiser(seed)
     numbers = test_denoiser(denoiser)
     draw_corruption(Path(f"{stem}_corruption.pdf"))
@@ -406,9 +415,9 @@ def report_planes(stem, models, train_set, test_set):
     numbers["pca_variance_explained"] = 100 * explained
 
     labels = test_labels.cpu()
-    answer = codes.pop(TITLES["sigmoid"])
-    draw_embedding(Path(f"{stem}_embedding.pdf"), answer, labels)
-    draw_classes(Path(f"{stem}_classes.pdf"), answer, labels)
+    sigmoid_codes = codes.pop(TITLES["sigmoid"])  # the answer; the others are variants
+    draw_embedding(Path(f"{stem}_embedding.pdf"), sigmoid_codes, labels)
+    draw_classes(Path(f"{stem}_classes.pdf"), sigmoid_codes, labels)
     draw_variants(Path(f"{stem}_variants.pdf"), codes, labels)
     draw_rows(Path(f"{stem}_reconstructions.pdf"), reconstructions, width=4.2)
     draw_rows(Path(f"{stem}_planes.pdf"), bases, width=2.1)
@@ -444,16 +453,16 @@ def draw_denoiser(path, denoiser):
     tails = grid[near].T.numpy()
 
     figure = Figure(figsize=(6.9, 1.9))
-    panels = figure.subplots(1, 3, sharey=True)
+    all_axes = figure.subplots(1, 3, sharey=True)
     curve = np.linspace(-1, 1, 200)
-    shown = {r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$": exact, "learned": learned,
-             r"5 $\times$ (learned $-$ exact)": 5 * (learned - exact)}
-    for axes, (title, arrows) in zip(panels, shown.items()):
+    panels = {r"exact: $\sigma^2 \nabla \log p_\sigma(\hat x)$": exact, "learned": learned,
+              r"5 $\times$ (learned $-$ exact)": 5 * (learned - exact)}
+    for axes, (title, arrows) in zip(all_axes, panels.items()):
         axes.plot(curve, curve**2, color="0.7", linewidth=1, zorder=0)
         axes.quiver(*tails, *arrows[near].T.numpy(), color="black", width=0.006, angles="xy",
                     scale_units="xy", scale=1)
         axes.set(title=title, xlabel=r"first coordinate $\hat{x}_1$", aspect="equal")
-    panels[0].set_ylabel(r"second coordinate $\hat{x}_2$")
+    all_axes[0].set_ylabel(r"second coordinate $\hat{x}_2$")
     save_figure(figure, path)
 
 
@@ -467,7 +476,7 @@ def draw_embedding(path, codes, labels):
 
 
 def draw_variants(path, codes, labels):
-    """3.3: the planes of the others, {title: codes (N, 2)}, side by side."""
+    """3.3: the codes of PCA and of the linear output, {title: (N, 2)}, side by side."""
     figure = Figure(figsize=(6.9, 2.7))
     for axes, (title, points) in zip(figure.subplots(1, len(codes)), codes.items()):
         draw_plane(axes, points, labels, size=1)
@@ -477,10 +486,10 @@ def draw_variants(path, codes, labels):
 
 
 def draw_plane(axes, codes, labels, size):
-    """Codes (N, 2) as dots of `size`, coloured by `labels` (N,), and each class by name.
+    """Codes (N, 2) as dots of `size`, coloured by `labels` (N,); each class marked by its number.
 
-    The names stand in two columns beside the cloud, in the order of height, with a line to the
-    mean of the class, so that none hides another or asks for colours.
+    The numbers stand in two columns beside the cloud, sorted by height, each with a line to its
+    class mean, so that they do not overlap and can be told apart in grey.
     """
     axes.scatter(*codes.T.numpy(), c=labels.numpy(), cmap="tab10", vmin=0, vmax=9, s=size,
                  linewidth=0, rasterized=True)

@@ -259,11 +259,11 @@ def epoch_grids(model, images, args):
 
 @torch.no_grad()
 def interpolations(model, images, labels, steps=9):
-    """Rows from the first image of every class to that of the next, (rows * (steps + 2), 784).
+    """Rows of images from each class to the next, (rows * (steps + 2), 784); the last to the first.
 
-    A row is the image, `steps` decodings along the straight line between the two mean codes, of
-    which the first and the last are the reconstructions, and the other image. images (N, 784) in
-    [0, 1], labels (N,).
+    Columns: the class's first image; `steps` decodings of (1 - t) m + t m', t = 0 ... 1, where m
+    and m' are the mean codes of the two images (so these begin and end with reconstructions); the
+    next class's first image. images (N, 784) in [0, 1], labels (N,).
     """
     ends = torch.stack([images[labels == label][0] for label in labels.unique()])
     codes, _ = model.encode(ends)
@@ -280,8 +280,9 @@ def interpolations(model, images, labels, steps=9):
 def traversals(model, images, count=10, steps=11):
     """What single latent dimensions do: {dimension: (its KL in nats, images (steps, 784))}.
 
-    The first image's code is decoded with one dimension moved from -3 to 3. Shown are the `count`
-    dimensions of the largest KL, a mean over images (N, 784); one whose KL is near 0 is not used.
+    The first image's mean code is decoded with one dimension moved from -3 to 3. Shown are the
+    `count` dimensions of the largest KL, a mean over images (N, 784); where it is near 0, the
+    dimension is not used.
     """
     mu, logvar = model.encode(images)
     kl = -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).mean(0)  # as gaussian_kl: (latent,)
@@ -290,7 +291,8 @@ def traversals(model, images, count=10, steps=11):
     for dimension in order:
         codes = mu[:1].repeat(steps, 1)
         codes[:, dimension] = torch.linspace(-3, 3, steps, device=images.device)
-        rows[dimension] = kl[dimension].item(), model.decode(codes).sigmoid()
+        decoded = model.decode(codes).sigmoid()
+        rows[dimension] = (kl[dimension].item(), decoded)
     return rows
 
 
@@ -303,7 +305,8 @@ def manifold(model, side=20):
     """
     probability = (torch.arange(side, device=model.fc4.weight.device) + 0.5) / side
     axis = Normal(0.0, 1.0).icdf(probability)
-    return model.decode(torch.cartesian_prod(-axis, axis)).sigmoid()  # upwards, rightwards
+    codes = torch.cartesian_prod(-axis, axis)  # z1 grows upwards, z2 to the right
+    return model.decode(codes).sigmoid()
 
 
 def fit_mixture(codes, count=100, steps=50):
@@ -317,7 +320,7 @@ def fit_mixture(codes, count=100, steps=50):
     codes = codes.double()  # covariances are differences of moments
     dim = codes.shape[1]
     centres = codes[torch.randperm(len(codes))[:count].to(codes.device)]
-    ridge = 1e-4 * torch.eye(dim).to(codes)
+    ridge = 1e-4 * torch.eye(dim).to(codes)  # on every covariance: one of few codes is singular
     coefficients = None
     for _ in range(steps):
         # E step: each component's share in each code (B, count), and sums of moments by them
@@ -341,7 +344,7 @@ def fit_mixture(codes, count=100, steps=50):
         linear = (precision @ mean[:, :, None])[:, :, 0]
         constant = weight.log() + component.log_prob(torch.zeros_like(mean))[:, None]
         coefficients = torch.cat((constant, linear, -0.5 * precision.flatten(1)), 1)
-    # rounded is the factor: a rounded covariance of few codes may have none
+    # Round the Cholesky factor, not the covariance: rounded, that of few codes may have no factor.
     components = MultivariateNormal(mean.float(), scale_tril=component.scale_tril.float())
     return MixtureSameFamily(Categorical(weight[:, 0].float()), components)
 
@@ -411,7 +414,8 @@ def report(model, train_images, test_images, test_labels, state, args):
     if args.prior == "mixture":
         torch.manual_seed(args.seed)
         with torch.no_grad():
-            codes = model.reparameterize(*model.encode(train_images))
+            mu, logvar = model.encode(train_images)
+            codes = model.reparameterize(mu, logvar)  # one z ~ q(z|x) of each training image
             mixture = fit_mixture(codes, args.components)
         priors = {f"normal_{args.run_name}": None, args.run_name: mixture}
         for name, value in test(model, test_images, args, mixture).items():
@@ -421,19 +425,22 @@ def report(model, train_images, test_images, test_labels, state, args):
         with replacing(args.runs_dir / f"{name}_samples.npz") as part, part.open("wb") as file:
             np.savez(file, images=images.cpu())
 
+    first = state["first"]
     last = epoch_grids(model, test_images, args)
-    for kind, width in (("reconstructions", 3.2), ("samples", 2.1)):
-        grids = {"after epoch 1": state["first"][kind], f"after epoch {state['epoch']}": last[kind]}
-        if mixture is not None and kind == "samples":
-            grids["mixture prior"] = sample(model, 64, args, mixture)
-        names = ("input", "output") if kind == "reconstructions" else ()
-        draw_grids(Path(f"{stem}_{kind}.pdf"), grids, 8, width, names)
+    now = f"after epoch {state['epoch']}"
+    draw_grids(Path(f"{stem}_reconstructions.pdf"),
+               {"after epoch 1": first["reconstructions"], now: last["reconstructions"]},
+               columns=8, width=3.2, row_names=("input", "output"))
+    samples = {"after epoch 1": first["samples"], now: last["samples"]}
+    if mixture is not None:
+        samples["mixture prior"] = sample(model, 64, args, mixture)
+    draw_grids(Path(f"{stem}_samples.pdf"), samples, columns=8, width=2.1)
     draw_curves(Path(f"{stem}_curves.pdf"), state["curves"])
     draw_latent_space(stem, model, test_images, test_labels)
 
-    # what the best reconstruction costs: the entropy of the grey pixels themselves
-    grey = torch.stack((test_images, 1 - test_images))
-    numbers["pixel_entropy"] = torch.special.entr(grey).sum().item() / len(test_images)
+    # The entropy of the pixels as Bernoulli means: no reconstruction costs less, in nats per image.
+    on_off = torch.stack((test_images, 1 - test_images))  # probabilities (2, N, 784)
+    numbers["pixel_entropy"] = torch.special.entr(on_off).sum().item() / len(test_images)
     headline = [name for name in ("test_loss", "mixture_test_loss") if name in numbers]
     write_record(Path(f"{stem}.json"), args, state["machines"], numbers, headline,
                  data=state["data"], precision=state["precision"], fingerprint=state["fingerprint"],
@@ -449,20 +456,20 @@ def mixture_state(mixture):
     """{name: tensor} that stand for a mixture of fit_mixture, of None nothing."""
     if mixture is None:
         return {}
-    scale = mixture.component_distribution.scale_tril  # (components, latent, latent), triangles
+    scale = mixture.component_distribution.scale_tril  # (components, latent, latent)
     i, j = torch.tril_indices(*scale.shape[1:])
     return {"prior.share": mixture.mixture_distribution.probs,
             "prior.mean": mixture.component_distribution.loc,
             "prior.scale": scale[:, i, j]}
 
 
-def mixture_of_state(share, mean, scale):
-    """The mixture of a mixture_state."""
+def mixture_of_state(weight, mean, triangles):
+    """The mixture of weights (components,), means (components, latent) and packed triangles."""
     components, latent_dim = mean.shape
     i, j = torch.tril_indices(latent_dim, latent_dim)
-    triangles = torch.zeros(components, latent_dim, latent_dim)
-    triangles[:, i, j] = scale
-    return MixtureSameFamily(Categorical(share), MultivariateNormal(mean, scale_tril=triangles))
+    scale_tril = torch.zeros(components, latent_dim, latent_dim)
+    scale_tril[:, i, j] = triangles
+    return MixtureSameFamily(Categorical(weight), MultivariateNormal(mean, scale_tril=scale_tril))
 
 
 def kept_model(args):
@@ -488,12 +495,12 @@ def draw(args):
 
 
 # ------------------------------------------------------------------------------------ figures
-def draw_grids(path, grids, columns, width=3.2, row_names=()):
+def draw_grids(path, panels, columns, width=3.2, row_names=()):
     """{title: images (N, 784) in [0, 1]} side by side, each `width` inches, on one grey scale."""
-    rows = max(len(images) for images in grids.values()) / columns
-    figure = Figure(figsize=(width * len(grids), width * rows / columns + 0.25))
-    panels = figure.subplots(1, len(grids), squeeze=False)[0]
-    for axes, (title, images) in zip(panels, grids.items()):
+    rows = max(len(images) for images in panels.values()) / columns
+    figure = Figure(figsize=(width * len(panels), width * rows / columns + 0.25))
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, images) in zip(all_axes, panels.items()):
         images = images.view(-1, 1, 28, 28).cpu()
         # one of three equal colours; tiles of 28 pixels and 2 between, their centres at 16, 46, ...
         tiles = torchvision.utils.make_grid(images, nrow=columns, pad_value=0.5)[0]
@@ -506,26 +513,29 @@ def draw_grids(path, grids, columns, width=3.2, row_names=()):
 def draw_latent_space(stem, model, images, labels):
     """Interpolations, traversals and, where z has 2 dimensions, the manifold."""
     between = interpolations(model, images, labels)
-    draw_grids(Path(f"{stem}_interpolations.pdf"), {"": between}, 11, 4.4)
+    draw_grids(Path(f"{stem}_interpolations.pdf"), {"": between}, columns=11,
+               width=4.4)  # 9 steps and both images
     rows = traversals(model, images)
     names = [f"z{dimension + 1}: {kl:.1f}" for dimension, (kl, _) in rows.items()]
     moved = torch.cat([decoded for _, decoded in rows.values()])
-    draw_grids(Path(f"{stem}_traversals.pdf"), {"KL in nats; from -3 to 3": moved}, 11, 3.4, names)
+    draw_grids(Path(f"{stem}_traversals.pdf"), {"KL in nats; from -3 to 3": moved},
+               columns=11, width=3.4, row_names=names)
     if model.fc3.in_features == 2:
-        draw_grids(Path(f"{stem}_manifold.pdf"), {"": manifold(model)}, 20, 4.4)
+        draw_grids(Path(f"{stem}_manifold.pdf"), {"": manifold(model)}, columns=20,
+                   width=4.4)
 
 
 def draw_curves(path, curves):
     """Loss, reconstruction and KL over the epochs, on training and test images."""
     figure = Figure(figsize=(6.5, 2.2))
-    panels = figure.subplots(1, 3)
-    for axes, name in zip(panels, ("loss", "reconstruction", "kl")):
+    all_axes = figure.subplots(1, 3)
+    for axes, name in zip(all_axes, ("loss", "reconstruction", "kl")):
         epochs = range(1, len(curves[f"train_{name}"]) + 1)
         axes.plot(epochs, curves[f"train_{name}"], "--", label="training (mean over the epoch)")
         axes.plot(epochs, curves[f"test_{name}"], "-", label="test (after it)")
         axes.set(xlabel="epoch", title="KL" if name == "kl" else name)
-    panels[0].set_ylabel("nats per image")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    all_axes[0].set_ylabel("nats per image")
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     save_figure(figure, path)
 
 
@@ -977,6 +987,11 @@ def parse_args(argv=None):
     return named(args, prefix, ("dataset", "recipe"), parser, argv)
 
 
+def flatten(images, device):
+    """uint8 (N, 28, 28) -> float32 (N, 784) in [0, 1] on `device`."""
+    return images.to(device).view(-1, PIXELS).float().div_(255)
+
+
 def main(argv=None):
     args = parse_args(argv)
     torch.set_flush_denormal(True)  # Adam's averages come to numbers that CPUs multiply slowly
@@ -988,9 +1003,6 @@ def main(argv=None):
         prepare_folders(args.out_dir, args.runs_dir, args.runs_dir / args.run_name)
         device = choose_device(args.no_cuda)
         data = load_dataset(args.dataset, args.data_dir)
-        train_images, _, test_images, test_labels = (tensor.to(device) for tensor in data)
-        train_images = train_images.view(-1, PIXELS).float().div_(255)  # (60000, 784) in [0, 1]
-        test_images = test_images.view(-1, PIXELS).float().div_(255)  # (10000, 784)
         state = open_run(args, checksum(data), device)
         if state["epoch"] == 0:
             state |= {"precision": choose_precision(args.precision, device), "first": {},
@@ -998,6 +1010,9 @@ def main(argv=None):
         elif state["precision"] != choose_precision(args.precision, device):
             print(f"{args.run_name} goes on in {state['precision']}, as it began")
 
+        train_images = flatten(data[0], device)
+        test_images = flatten(data[2], device)
+        test_labels = data[3].to(device)
         torch.manual_seed(args.seed)  # first weights; of a resumed run, fit loads the saved ones
         model = VAE(args.hidden_dim, args.layers, args.latent_dim).to(device)
         fit(model, train_images, test_images, state, args)
