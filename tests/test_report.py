@@ -157,6 +157,7 @@ IN_README = {  # where build.py has a row's numbers: {} is the measure
     "VAE, mean of 3 seeds": "p5_seeds/vae_fashion/{}/mean",
     "handed-out GAN, 24 epochs": "gan_mlp_fashion_scores/{}",
     "GAN, mean of 3 seeds": "p5_seeds/gan_fashion/{}/mean",
+    "GAN, two steps of the generator, mean of 3 seeds": "p5_seeds/long_g_2/{}/mean",
     "Conditional GAN, mean of 3 seeds": "p5_seeds/cgan_fashion/{}/mean"}
 
 
