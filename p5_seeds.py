@@ -401,7 +401,7 @@ def draw_weights(path, families):
         for group, style in ((normal, "o-"), (fitted, "s--")):
             means = [column(family, measure).mean() for family in group]
             axes.plot(weights, means, style, markersize=4)
-    titles = ("nats per test image", "Frechet / real", "recall")
+    titles = ("nats per test image", "Frechet ratio", "recall")
     for axes, title in zip(panels, titles):
         axes.set(xscale="log", xlabel="weight of the KL", ylabel=title)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
