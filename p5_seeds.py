@@ -358,7 +358,7 @@ def draw_training(path, runs, families):
     """
     figure = Figure(figsize=(6.9, 1.9))
     panels = figure.subplots(1, 3)
-    styles = dict(zip(runs, ("ko-", "C3s-", "k^--", "C3v--")))
+    styles = dict(zip(LOSSES.values(), ("ko-", "C3s-", "k^--", "C3v--")))
     for axes, name, blind in zip(panels, ("d_loss", "g_loss"), (2 * np.log(2), np.log(2))):
         axes.axhline(blind, color="0.6", linewidth=0.8, label="D says one half")
         for title, curves in runs.items():

@@ -153,6 +153,17 @@ def test_a_single_seed_has_a_change_and_no_interval(plots, fails):
     assert not [name for name in numbers if name.startswith("scheme_no_r1")]
 
 
+def test_what_nobody_has_run_is_left_out(plots):
+    for run in ("gan_mlp_fashion", "cgan_mlp_fashion", "vae_fashion_epochs15_warmup7"):
+        for path in plots.rglob(f"*{run}*"):
+            path.unlink()
+    p5_seeds.main(["--out-dir", str(plots)])
+    numbers = json.loads((plots / "p5_seeds.json").read_text())["numbers"]
+    families = {name.split("/")[0] for name in numbers}
+    assert not families & {"handed_out", "handed_out_conditional", "short_vae", "normal_short_vae"}
+    assert {"gan_fashion", "vae_beta_1"} <= families
+
+
 def test_the_families_of_the_tables_are_known():
     known = p5_seeds.FAMILIES.keys()
     assert len(set(p5_seeds.FAMILIES.values())) == len(known)
