@@ -39,6 +39,8 @@ def parse_args(argv=None):
     return args
 def settings_of(args):
     return {"n": args.n}
+def machine(device):
+    return {"processor": "this kind"}
 def fingerprint(args):
     return [VALUE, args.n]
 if __name__ == "__main__":
@@ -55,6 +57,7 @@ if __name__ == "__main__":
     (args.runs_dir / f"{args.run_name}_samples.npz").touch()
     threads = int(os.environ.get("OMP_NUM_THREADS", 0))
     record = {"settings": settings_of(args), "seconds": 1.0, "fingerprint": fingerprint(args),
+              "machines": [machine(None)],
               "numbers": {"loss": VALUE + args.n, "same": 1.0, "threads": threads}}
     judge = HERE / "plots/judge_fashion.json"
     record["judge"] = json.loads(judge.read_text())["judge"] if judge.exists() else None
@@ -155,9 +158,21 @@ def test_a_record_of_other_code_or_settings_is_made_again(project):
         assert campaign(project)[0] == ["gan_n2 --resume", "gan_n2_scores", "p5_seeds"]
         path.write_text(good)
         commit(project)
-    path.write_text(json.dumps(json.loads(good) | {"fingerprint": [1.00001, 2]}))  # of another CPU
+
+
+@pytest.mark.parametrize(("processor", "fingerprint", "done"), [
+    ("this kind", [1.00001, 2], True), ("this kind", [1, 2.01], False),
+    ("another kind", [1, 2.01], True), ("another kind", [1, 2.2], False),
+    ("another kind", [1.001, 2], False), ("another kind", [1, 2, 3], False)])
+def test_another_kind_of_processor_rounds_differently_after_a_step(
+        project, processor, fingerprint, done):
+    campaign(project)
+    path = project / "plots/sweep/gan_n2.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"fingerprint": fingerprint,
+                                         "machines": [{"processor": processor}]}))
     commit(project)
-    assert campaign(project)[0] == []
+    assert ("gan_n2 --resume" not in campaign(project)[0]) == done
 
 
 def test_a_record_without_fingerprint_is_to_be_run_and_no_fault(project):
