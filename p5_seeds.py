@@ -103,6 +103,7 @@ FAMILIES = {  # label in the report: the run of seed 1
     "vae_one_layer": "vae_fashion_epochs15_layers1_warmup7",
     "vae_batch_256": "vae_fashion_epochs15_batch-size256_warmup7",
     "vae_components_10": "vae_fashion_epochs15_components10_warmup7",
+    "vae_float32": "vae_fashion_epochs15_warmup7_precisionfloat32",
 }
 TRAINED_AS = {  # families of other samples of the same nets: the family whose records say how
     label: label.removeprefix("normal_") for label in FAMILIES if label.startswith("normal_")}

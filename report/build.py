@@ -27,14 +27,19 @@ SEEDS = {  # runs that differ in the seed alone: their mean and standard deviati
 
 
 def read_records():
-    """{run: record} of every record under plots/, of published values and of report/screen.py."""
+    """{run: record} of every record under plots/, of published values and of report/screen.py.
+
+    "again/run" is what `report/run.py --again` found for that run, on another machine.
+    """
     paths = [HERE / "published.json", *sorted(PLOTS.rglob("*.json"))]
     records = {path.name.removesuffix(".json"): json.loads(path.read_text()) for path in paths}
     trials = map(json.loads, (HERE / "screening.jsonl").read_text().splitlines())
     numbers = {f"{trial['command'].removeprefix('python report/screen.py ')}/{name}": value
                for trial in trials for name, value in trial.items()
                if isinstance(value, (int, float))}
-    return records | {"screen": {"numbers": numbers}}
+    again = json.loads((HERE / "again.json").read_text())
+    return records | {"screen": {"numbers": numbers}} | {
+        f"again/{run}": record for run, record in again.items()}
 
 
 def numbers_of(records):
@@ -73,14 +78,20 @@ def numbers_of(records):
 
 def campaign_of(records):
     """{campaign/name: number} that say what the records took: runs, trainings, hours, machines."""
-    runs = [record for record in records.values() if "machines" in record]
+    campaign = of_the_campaign(records)
+    runs = [record for record in campaign.values() if "machines" in record]
     trainings = [record for record in runs if "precision" in record]
     numbers = {"runs": len(runs), "trainings": len(trainings),
-               "processors": len(processors_of(records)),
+               "processors": len(processors_of(campaign)),
                "hours": sum(record["seconds"] for record in runs) / 3600,
                "bfloat16": sum(record["precision"] == "bfloat16" for record in trainings),
                "float32": sum(record["precision"] == "float32" for record in trainings)}
     return {f"campaign/{name}": number for name, number in numbers.items()}
+
+
+def of_the_campaign(records):
+    """`records` without those of the second opinion."""
+    return {run: record for run, record in records.items() if not run.startswith("again/")}
 
 
 def processors_of(records):
@@ -90,14 +101,19 @@ def processors_of(records):
 
 
 def texts_of(records):
-    """{run/settings/flag: text, run/command: text} of every record, as LaTeX; the processors."""
-    texts = {"campaign/processors": verbatim(", ".join(processors_of(records)))}
+    """{run/name: text, as LaTeX}: settings/flag, command and processor of every record.
+
+    And campaign/processors, all those of the campaign.
+    """
+    texts = {"campaign/processors": verbatim(", ".join(processors_of(of_the_campaign(records))))}
     for run, record in records.items():
         for flag, value in record.get("settings", {}).items():
             texts[f"{run}/settings/{flag}"] = verbatim(value)
             if isinstance(value, dict):
                 texts |= {f"{run}/settings/{flag}/{key}": verbatim(part)
                           for key, part in value.items()}
+        if record.get("machines"):
+            texts[f"{run}/processor"] = verbatim(record["machines"][-1]["processor"])
         if "command" in record:
             texts[f"{run}/command"] = verbatim(record["command"])
     return texts

@@ -334,16 +334,23 @@ def moved(before, now, digits):
 
 
 def list_moved(lines, out_dir):
-    """Print, and write to <out_dir>/moved.json, what moved from committed records to new ones."""
+    """Print, and write to <out_dir>/moved.json, what moved from committed records to new ones.
+
+    <out_dir>/again.json gets {run: machines and numbers} of the new ones. The report's own second
+    opinion, report/again.json, is such a file.
+    """
     sources = "".join(path.read_text() for path in (ROOT / "report").glob("*.tex"))
     uses = build.uses(sources)
-    result, same = {}, 0
+    result, again, same = {}, {}, 0
     for line in lines:
         before, now = committed(line.record), read_text(out_dir / f"{line.name}.json")
         if before is None or now is None:
             print(f"{line.name}: nothing to compare")
             continue
-        before, now = json.loads(before)["numbers"], json.loads(now)["numbers"]
+        before, now = json.loads(before), json.loads(now)
+        again[line.name] = {key: now[key] for key in ("machines", "precision", "dataset", "numbers")
+                            if key in now}
+        before, now = before["numbers"], now["numbers"]
         digits = {name: choice for choice, pattern in uses for name in before
                   if re.fullmatch(pattern, f"{line.name}/{name}")}
         result[line.name] = moved(before, now, digits)
@@ -352,6 +359,7 @@ def list_moved(lines, out_dir):
         for name, (old, new, size) in list(result[line.name].items())[:8]:
             print(f"    {name}  {old} -> {new}  ({size})")
     (out_dir / "moved.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out_dir / "again.json").write_text(json.dumps(again, indent=1) + "\n")
     count = sum(map(len, result.values()))
     print(f"in all {count} numbers moved and {same} print as before; all that moved: "
           f"{out_dir / 'moved.json'}\nAnother CPU, number of threads or version rounds "

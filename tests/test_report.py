@@ -40,8 +40,13 @@ def test_numbers_have_the_digits_that_the_sources_name():
               "b_scores": {"dataset": "fashion", "numbers": {"blur/frechet": 2.0}, "seconds": 1800,
                            "machines": [{"processor": "A"}, {"processor": "B"}]},
               "b": {"numbers": {}, "seconds": 5400, "machines": [{"processor": "A"}],
-                    "precision": "bfloat16"}}
+                    "precision": "bfloat16"},
+              "again/b_scores": {"dataset": "fashion", "numbers": {"frechet": 3.0},
+                                 "machines": [{"processor": "C"}]}}
     numbers = build.numbers_of(records | scores)
+    assert numbers["again/b_scores/frechet_ratio"] == 6
+    texts = build.texts_of(records | scores)
+    assert texts["again/b_scores/processor"] == "C" and texts["campaign/processors"] == "A, B"
     assert numbers["b_scores/blur/frechet_ratio"] == 4
     campaign = {"runs": 2, "trainings": 1, "hours": 2.0, "processors": 2, "bfloat16": 1, "float32": 0}
     assert {name: numbers[f"campaign/{name}"] for name in campaign} == campaign

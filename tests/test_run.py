@@ -269,6 +269,9 @@ def test_again_works_elsewhere_and_lists_what_moved(project, tmp_path):
     moved = json.loads((tmp_path / "new/moved.json").read_text())
     assert moved == {"p1": {}, "vae": {}, "gan": {"loss": ["1", "1.25", "+25 %"]}, "gan_n2": {},
                      **{f"{run}_scores": {} for run in ("vae", "gan", "gan_n2")}}
+    again = json.loads((tmp_path / "new/again.json").read_text())
+    assert again.keys() == moved.keys() and again["gan"]["numbers"]["loss"] == 1.25
+    assert again["gan"]["machines"] == [{"processor": "this kind"}]
     assert "gan: 1 numbers moved" in done.stdout and "loss  1 -> 1.25  (+25 %)" in done.stdout
     ran, _ = campaign(project, "--again", "--out-dir", str(tmp_path / "new"), "headline")
     assert ran == []  # it goes on where it was stopped
