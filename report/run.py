@@ -102,7 +102,7 @@ def read_lines(path=ROOT / "report/runs.txt"):
 
 def scores_of(line):
     """The lines that score the samples of `line`: of a VAE with a fitted prior, both kinds."""
-    if line.script not in SAMPLED:
+    if line.script not in SAMPLED or "losses only" in line.group:
         return []
     names = [line.name]
     if getattr(line.args, "prior", None) == "mixture":

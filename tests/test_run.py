@@ -141,6 +141,12 @@ def test_a_pattern_chooses_by_group_command_and_name(project):
     assert ran == [] and done.returncode == 1 and done.stderr.count("\n") == 1
 
 
+def test_a_group_of_which_only_losses_count_is_not_scored(project):
+    plan = project / "report/runs.txt"
+    plan.write_text(plan.read_text().replace("[headline 2]", "[losses only]"))
+    assert campaign(project)[0] == [name for name in ALL if not name.endswith("_scores")]
+
+
 def test_a_record_of_other_code_or_settings_is_made_again(project):
     campaign(project)
     commit(project)
