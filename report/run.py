@@ -101,11 +101,14 @@ def read_lines(path=ROOT / "report/runs.txt"):
 
 
 def scores_of(line):
-    """The lines that score the samples of `line`: of a VAE with a fitted prior, both kinds."""
+    """The lines that score the samples of `line`: of a VAE with a fitted prior, both kinds.
+
+    A group that says "losses only" has none of them, one that says "mixture only" one kind.
+    """
     if line.script not in SAMPLED or "losses only" in line.group:
         return []
     names = [line.name]
-    if getattr(line.args, "prior", None) == "mixture":
+    if getattr(line.args, "prior", None) == "mixture" and "mixture only" not in line.group:
         names.append(f"normal_{line.name}")
     parse_args = load_script(JUDGE).parse_args
     return [Line(line.group, JUDGE, [name], parse_args([name]), line.record.parent)
