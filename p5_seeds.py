@@ -374,7 +374,7 @@ def draw_training(path, runs, families):
     panels[0].set(xlabel="epoch", ylabel="loss of D", ylim=(0, None))
     panels[1].set(xlabel="epoch", ylabel="loss of G", yscale="log")
     panels[1].set_yticks((0.7, 1, 2, 4), labels=("0.7", "1", "2", "4"))
-    panels[2].set(xlabel="updates of G", ylabel="Frechet ratio", xscale="log", yscale="log",
+    panels[2].set(xlabel="updates of G", ylabel="Fréchet ratio", xscale="log", yscale="log",
                   ylim=(5, 600))
     panels[2].set_xticks((2000, 5000, 10_000, 20_000), labels=("2000", "5000", "10 000", "20 000"))
     panels[2].set_yticks((10, 30, 100, 300), labels=("10", "30", "100", "300"))
@@ -402,7 +402,7 @@ def draw_weights(path, families):
         for group, style in ((normal, "o-"), (fitted, "s--")):
             means = [column(family, measure).mean() for family in group]
             axes.plot(weights, means, style, markersize=4)
-    titles = ("nats per test image", "Frechet ratio", "recall")
+    titles = ("nats per test image", "Fréchet ratio", "recall")
     for axes, title in zip(panels, titles):
         axes.set(xscale="log", xlabel="weight of the KL", ylabel=title)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
