@@ -105,7 +105,7 @@ def texts_of(records):
 
     And campaign/processors, all those of the campaign.
     """
-    texts = {"campaign/processors": verbatim(", ".join(processors_of(of_the_campaign(records))))}
+    texts = {"campaign/processors": verbatim(" and ".join(processors_of(of_the_campaign(records))))}
     for run, record in records.items():
         for flag, value in record.get("settings", {}).items():
             texts[f"{run}/settings/{flag}"] = verbatim(value)

@@ -46,7 +46,7 @@ def test_numbers_have_the_digits_that_the_sources_name():
     numbers = build.numbers_of(records | scores)
     assert numbers["again/b_scores/frechet_ratio"] == 6
     texts = build.texts_of(records | scores)
-    assert texts["again/b_scores/processor"] == "C" and texts["campaign/processors"] == "A, B"
+    assert texts["again/b_scores/processor"] == "C" and texts["campaign/processors"] == "A and B"
     assert numbers["b_scores/blur/frechet_ratio"] == 4
     campaign = {"runs": 2, "trainings": 1, "hours": 2.0, "processors": 2, "bfloat16": 1, "float32": 0}
     assert {name: numbers[f"campaign/{name}"] for name in campaign} == campaign
