@@ -33,7 +33,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "report")]
 
 import build  # noqa: E402
-import torch  # noqa: E402
 
 import vae  # noqa: E402
 
@@ -177,7 +176,7 @@ def same_fingerprint(fresh, stored, machines):
 
     The first number is tight everywhere: no step of training has magnified its rounding yet.
     """
-    here = vae.machine(torch.device("cpu"))["processor"]
+    here = vae.machine(vae.torch.device("cpu"))["processor"]
     elsewhere = bool(machines) and machines[-1]["processor"] != here
     later = TOLERANCE_ELSEWHERE if elsewhere else TOLERANCE
     tolerances = [TOLERANCE] + [later] * (len(stored) - 1)
