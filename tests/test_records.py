@@ -32,6 +32,14 @@ def test_every_record_has_a_line_of_the_campaign():
                                                    "4.3", "5.2", "5.3", "5.4", "5.5", "5.7", "5.8"))
 
 
+def test_samples_of_the_standard_normal_are_scored_where_a_group_does_not_leave_them_out():
+    normal = {line.name for line in LINES if line.name.startswith("normal_")}
+    assert "normal_vae_fashion_scores" in normal
+    assert not any("mixture only" in line.group for line in LINES if line.name in normal)
+    only = {line.name for line in LINES if "mixture only" in line.group}
+    assert "vae_fashion_epochs15_latent-dim8_warmup7_scores" in only
+
+
 @pytest.mark.parametrize("line", MADE, ids=lambda line: line.name)
 def test_a_record_says_where_it_comes_from(line):
     record = json.loads((ROOT / line.record).read_text())

@@ -168,19 +168,21 @@ def test_a_record_of_other_code_or_settings_is_made_again(project):
         commit(project)
 
 
-@pytest.mark.parametrize(("processor", "fingerprint", "done"), [
-    ("this kind", [1.00001, 2], True), ("this kind", [1, 2.01], False),
-    ("another kind", [1, 2.01], True), ("another kind", [1, 2.2], False),
-    ("another kind", [1.001, 2], False), ("another kind", [1, 2, 3], False)])
-def test_another_kind_of_processor_rounds_differently_after_a_step(
-        project, processor, fingerprint, done):
+@pytest.mark.parametrize(("run", "processor", "fingerprint", "done"), [
+    ("sweep/gan_n2", "this kind", [1.00001, 2], True), ("sweep/gan_n2", "this kind", [1, 2.01], False),
+    ("sweep/gan_n2", "another", [1, 2.01], True), ("sweep/gan_n2", "another", [1, 2.2], False),
+    ("sweep/gan_n2", "another", [1.001, 2], False), ("sweep/gan_n2", "another", [1, 2, 3], False),
+    ("vae", "another", [1.00001, 0], True), ("vae", "another", [1, 0.01], False)])
+def test_another_kind_of_processor_rounds_a_step_of_the_gan_differently(
+        project, run, processor, fingerprint, done):
     campaign(project)
-    path = project / "plots/sweep/gan_n2.json"
+    path = project / f"plots/{run}.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"fingerprint": fingerprint,
                                          "machines": [{"processor": processor}]}))
     commit(project)
-    assert ("gan_n2 --resume" not in campaign(project)[0]) == done
+    made_again = [f"{path.stem} --resume", f"{path.stem}_scores", "p5_seeds"]
+    assert campaign(project)[0] == ([] if done else made_again)
 
 
 def test_a_record_without_fingerprint_is_to_be_run_and_no_fault(project):
