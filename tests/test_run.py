@@ -26,6 +26,7 @@ def parse_args(argv=None):
     parser.add_argument("runs", nargs="*")
     parser.add_argument("--n", type=int, default=0)
     parser.add_argument("--dataset", default="fashion")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--out-dir", type=pathlib.Path, default=HERE / "plots")
     parser.add_argument("--runs-dir", type=pathlib.Path, default=HERE / "runs")
@@ -43,6 +44,8 @@ class torch:  # importing the real one takes seconds
     device = str
 def machine(device):
     return {"processor": "this kind"}
+def choose_precision(wanted, device):
+    return "float32" if wanted == "auto" else wanted
 def fingerprint(args):
     return [VALUE, args.n]
 if __name__ == "__main__":
@@ -168,18 +171,27 @@ def test_a_record_of_other_code_or_settings_is_made_again(project):
         commit(project)
 
 
-@pytest.mark.parametrize(("run", "processor", "fingerprint", "done"), [
-    ("sweep/gan_n2", "this kind", [1.00001, 2], True), ("sweep/gan_n2", "this kind", [1, 2.01], False),
-    ("sweep/gan_n2", "another", [1, 2.01], True), ("sweep/gan_n2", "another", [1, 2.2], False),
-    ("sweep/gan_n2", "another", [1.001, 2], False), ("sweep/gan_n2", "another", [1, 2, 3], False),
-    ("vae", "another", [1.00001, 0], True), ("vae", "another", [1, 0.01], False)])
+THIS_NAME, OTHER_NAME = {"processor": "this kind"}, {"processor": "another"}
+
+
+@pytest.mark.parametrize(("run", "machine", "precision", "fingerprint", "done"), [
+    ("sweep/gan_n2", THIS_NAME, "float32", [1.00001, 2], True),
+    ("sweep/gan_n2", THIS_NAME, "float32", [1, 2.01], False),
+    ("sweep/gan_n2", THIS_NAME, "bfloat16", [1, 2.01], True),
+    ("sweep/gan_n2", THIS_NAME, "bfloat16", [1.01, 2], False),
+    ("sweep/gan_n2", OTHER_NAME, "float32", [1, 2.01], True),
+    ("sweep/gan_n2", OTHER_NAME, "float32", [1, 2.2], False),
+    ("sweep/gan_n2", OTHER_NAME, "float32", [1.01, 2], False),
+    ("sweep/gan_n2", OTHER_NAME, "float32", [1, 2, 3], False),
+    ("vae", OTHER_NAME, "float32", [1.00001, 0], True),
+    ("vae", OTHER_NAME, "float32", [1, 0.01], False)])
 def test_another_kind_of_processor_rounds_a_step_of_the_gan_differently(
-        project, run, processor, fingerprint, done):
+        project, run, machine, precision, fingerprint, done):
     campaign(project)
     path = project / f"plots/{run}.json"
     record = json.loads(path.read_text())
-    path.write_text(json.dumps(record | {"fingerprint": fingerprint,
-                                         "machines": [{"processor": processor}]}))
+    path.write_text(json.dumps(record | {"fingerprint": fingerprint, "machines": [machine],
+                                         "precision": precision}))
     commit(project)
     made_again = [f"{path.stem} --resume", f"{path.stem}_scores", "p5_seeds"]
     assert campaign(project)[0] == ([] if done else made_again)
