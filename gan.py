@@ -1050,7 +1050,9 @@ def parse_args(argv=None):
                         help="instead, draw a finished run's samples, of a Conditional GAN a row "
                              "of each class named")
     add_file_flags(parser)
-    args = parser.parse_args(argv)  # once for --arch, then with its defaults
+    args = parser.parse_args(argv)  # once for what was typed, then with --arch's defaults
+    if args.updates and args.epochs is not None:
+        parser.error("--epochs and --updates both say when to stop: give one of them")
     parser.set_defaults(**DEFAULTS[args.arch])
     args = parser.parse_args(argv)
     if args.classifier and not (args.arch == "conv" and args.conditional):

@@ -307,9 +307,10 @@ BY_HAND = {  # bounds, flags together, abbreviations, words that are no flag
                "--label-smoothing 0", "--ema 1", "--classifier 0.1", "--run-name ../up",
                "--classifier 0.1 --conditional --arch mlp", "--clusters 20", "--draw bag",
                "--clusters 9 --conditional", "--conditional --draw hat", "--g-step 2", "file.txt",
-               "--resume --fresh", "--conditional --arch mlp --dataset mnist --epochs 99 "
+               "--resume --fresh", "--epochs 2 --updates 9",
+               "--conditional --arch mlp --dataset mnist --batch-size 12345 --label-smoothing 0.789 "
                "--lr-g 0.000123 --lr-d 0.000456 --updates 123456 --g-steps 12 --d-steps 12 "
-               "--beta1 0.123 --label-smoothing 0.789 --ema 0.123 --r1 0.123 --seed 123456"],
+               "--beta1 0.123 --ema 0.123 --r1 0.123 --seed 123456"],
 }
 
 
