@@ -59,7 +59,7 @@ PIXELS = 28 * 28
 NOISE = 100  # dimensions of z ~ N(0, I)
 PATHS = 500  # pairs of z between which p5_compare.py is shown images
 
-DEFAULTS = {  # by --arch: as handed out, and the best settings found
+DEFAULTS = {  # by --arch: as handed out; the best found of one step each (5.3: two of G do better)
     "mlp": {"epochs": 24, "batch_size": 64, "lr_g": 2e-4, "lr_d": 2e-4, "schedule": "constant",
             "beta1": 0.9, "ema": 0.0, "r1": 0.0},
     "conv": {"epochs": 12, "batch_size": 64, "lr_g": 2e-3, "lr_d": 2e-3, "schedule": "linear",
@@ -99,7 +99,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (B, input_dim) and labels (B,) -> logits (B, output_dim); the loss has the sigmoid."""
+    """Images (B, input_dim) and labels (B,) -> logits (B, output_dim); the loss has the sigmoid.
+
+    num_labels=None makes the unconditional discriminator, which ignores labels.
+    """
 
     def __init__(self, input_dim, output_dim=1, num_labels=None):
         super().__init__()
@@ -202,7 +205,8 @@ def train_discriminator(batch_size, images, labels=None, *, generator, discrimin
                         num_labels=10, real_target=1.0, r1=0.0, classifier=0.0, bfloat16=False):
     """One Adam step of D that lowers -log D(x) - log(1 - D(G(z))); returns the mean of that loss.
 
-    x: `images` (B, 784), B = batch_size, and as many fakes; D(x) is the sigmoid of D's logit. With
+    x: `images` (B, 784) in [-1, 1] with `labels` (B,), which a D without labels ignores;
+    B = batch_size, and there are as many fakes. D(x) is the sigmoid of D's logit. With
     `real_target` t < 1 (label smoothing) -log D(x) becomes -t log D(x) - (1 - t) log(1 - D(x)).
     `r1` and `classifier` weigh the R1 penalty and the cross-entropy of D's class logits at images
     (Odena et al. 2017, arXiv:1610.09585), which are lowered too but not returned.
@@ -838,7 +842,7 @@ def run(main):
     Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
     """
     script = Path(sys.argv[0]).name
-    again = "a training run goes on with --resume"
+    again = "vae.py, gan.py and p3_autoencoder.py go on with --resume"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's stream has none
             stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
@@ -929,12 +933,17 @@ def open_run(args, data, device):
         return new | {"machines": [machine(device)]}
     if not isinstance(state, dict) or not new.keys() <= state.keys():
         raise OSError(f"{path} is damaged or of another version: --fresh starts over")
-    changed = ", ".join(f"--{name.replace('_', '-')} {state['settings'].get(name)}"
-                        for name, value in new["settings"].items()
-                        if state["settings"].get(name) != value)
+    changed = []
+    for name, value in new["settings"].items():
+        before = state["settings"].get(name)
+        flag = "--" + name.replace("_", "-")
+        if before != value and isinstance(before, bool):  # a switch is typed without a value
+            changed.append(flag if before else f"no {flag}")
+        elif before != value:
+            changed.append(f"{flag} {before}")
     if changed:
-        raise OSError(f"{path} was made with {changed}: give that, or another --run-name, or "
-                      "start over with --fresh")
+        raise OSError(f"{path} was made with {', '.join(changed)}: give that, or another "
+                      "--run-name, or start over with --fresh")
     if state["data"] != data:
         raise OSError(f"{path} was trained on other images than --data-dir {args.data_dir} holds: "
                       "name those, or another --runs-dir and --out-dir, or start over with --fresh")

@@ -208,7 +208,8 @@ def print_table(results):
 def numbers_of(cases, results, failed):
     """The record's numbers: of each case the worst over all scales, and that at scale 1.
 
-    Of the shares of equal entries it is the mean.
+    Of the shares of equal entries it is the mean. What is not finite, as where a table's squares
+    are too large for float32, fails its case and is left out.
     """
     numbers = {"cases": len(results), "failed": failed}
     for case in cases:
@@ -220,7 +221,7 @@ def numbers_of(cases, results, failed):
         numbers[f"worst/{witness}"] = max(result[witness] for result in results.values())
     for witness, tolerance in TOLERANCE.items():
         numbers[f"tolerance/{witness}"] = tolerance
-    return numbers
+    return {name: value for name, value in numbers.items() if np.isfinite(value)}
 
 
 def fingerprint(args):
@@ -420,7 +421,7 @@ def run(main):
     Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
     """
     script = Path(sys.argv[0]).name
-    again = "a training run goes on with --resume"
+    again = "vae.py, gan.py and p3_autoencoder.py go on with --resume"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's stream has none
             stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters

@@ -86,7 +86,7 @@ def value_and_slope(function, at):
 
 
 def difference_error(function, at, step=1e-5):
-    """Largest relative error of that derivative against central differences, over at (G,)."""
+    """Largest relative error of value_and_slope's slope against central differences, at (G,)."""
     difference = (function(at + step) - function(at - step)).detach() / (2 * step)
     _, slope = value_and_slope(function, at)
     return ((slope - difference) / difference).abs().max().item()
@@ -377,7 +377,7 @@ def measure(layers, x, y, penalty):
         g = inputs.mT @ error / len(x)
         square = g.square().sum(dim=(1, 2))
         lone = inputs.square().sum(dim=2) * error.square().sum(dim=2)  # ||g||^2 of each image
-        batch = square + (lone.mean(dim=1) - square) / BATCH  # E||g_B||^2
+        batch = square + (lone.mean(dim=1) - square) / BATCH  # E||g_B||^2, up to m / n
         found["data"].append(square.sqrt())
         found["along"].append((g * W).sum(dim=(1, 2)) / length)
         found["noise"].append(RATE * batch / (2 * length))
@@ -579,11 +579,11 @@ def check_factor(n):
     for name, examples, product in (("here", n, RATE * NETWORKS[MAIN][2]), ("book", 50_000, 2.5),
                                     ("near", 50_000, 100.0), ("far", 50_000, 1000.0)):
         steps = examples / BATCH
-        exponent = steps * math.log1p(-product / examples)
+        log_factor = steps * math.log1p(-product / examples)
         limit = -product / BATCH
         found = {"n": examples, "product": product, "share": product / examples,
-                 "square": product**2 / (2 * examples * BATCH), "exact": math.exp(exponent),
-                 "limit": math.exp(limit), "quotient": math.exp(exponent - limit)}
+                 "square": product**2 / (2 * examples * BATCH), "exact": math.exp(log_factor),
+                 "limit": math.exp(limit), "quotient": math.exp(log_factor - limit)}
         numbers |= {f"factor/{name}/{quantity}": value for quantity, value in found.items()}
     return numbers
 
@@ -956,7 +956,7 @@ def run(main):
     Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
     """
     script = Path(sys.argv[0]).name
-    again = "a training run goes on with --resume"
+    again = "vae.py, gan.py and p3_autoencoder.py go on with --resume"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's stream has none
             stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters

@@ -771,7 +771,7 @@ def run(main):
     Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
     """
     script = Path(sys.argv[0]).name
-    again = "a training run goes on with --resume"
+    again = "vae.py, gan.py and p3_autoencoder.py go on with --resume"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's stream has none
             stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
@@ -862,12 +862,17 @@ def open_run(args, data, device):
         return new | {"machines": [machine(device)]}
     if not isinstance(state, dict) or not new.keys() <= state.keys():
         raise OSError(f"{path} is damaged or of another version: --fresh starts over")
-    changed = ", ".join(f"--{name.replace('_', '-')} {state['settings'].get(name)}"
-                        for name, value in new["settings"].items()
-                        if state["settings"].get(name) != value)
+    changed = []
+    for name, value in new["settings"].items():
+        before = state["settings"].get(name)
+        flag = "--" + name.replace("_", "-")
+        if before != value and isinstance(before, bool):  # a switch is typed without a value
+            changed.append(flag if before else f"no {flag}")
+        elif before != value:
+            changed.append(f"{flag} {before}")
     if changed:
-        raise OSError(f"{path} was made with {changed}: give that, or another --run-name, or "
-                      "start over with --fresh")
+        raise OSError(f"{path} was made with {', '.join(changed)}: give that, or another "
+                      "--run-name, or start over with --fresh")
     if state["data"] != data:
         raise OSError(f"{path} was trained on other images than --data-dir {args.data_dir} holds: "
                       "name those, or another --runs-dir and --out-dir, or start over with --fresh")

@@ -150,7 +150,11 @@ def mean_kernel(name, shift, bandwidth):
 
 
 def slopes(name, theta):
-    """{divergence: (T,)} of derivatives in theta, by autograd; NaN where there is none."""
+    """{divergence: (T,)} of derivatives in theta, by autograd; NaN for the KL of uniforms.
+
+    At a kink, where there is none, autograd takes 0: W1, MMD and, of uniforms, JS at p = q; JS of
+    uniforms at 1.
+    """
     theta = theta.detach().clone().requires_grad_()
     result = {}
     for key, value in exact(name, theta).items():
@@ -581,7 +585,7 @@ def run(main):
     Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
     """
     script = Path(sys.argv[0]).name
-    again = "a training run goes on with --resume"
+    again = "vae.py, gan.py and p3_autoencoder.py go on with --resume"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's stream has none
             stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters

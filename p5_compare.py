@@ -266,9 +266,10 @@ def along_paths(path, judge, reference):
     Of line and arc; inside: the share of images inside a real image's ball, as in precision; third:
     the share judged to be of another class than both ends of their path.
     """
-    with np.load(path) as arrays:
+    paths = None
+    with np.load(path) as arrays, contextlib.suppress(ValueError):  # an array of objects
         paths = arrays.get("paths")  # uint8 (2, pairs, steps, 28, 28), as gan.py writes them
-    if paths is None:
+    if paths is None or paths.dtype != np.uint8 or paths.ndim != 5:  # none, or someone's own
         return {}
     shape = paths.shape[1:3]
     curves = {}
@@ -447,9 +448,9 @@ def steepness(images):
 
 
 def nearest_training(images, training):
-    """Distance and index (N,) of the nearest of `training` to `images`, both uint8.
+    """Distance and index (N,) of the nearest of `training` (M, 28, 28) to `images` (N, 28, 28).
 
-    The distance is the Euclidean one of pixels in [0, 1].
+    Both are uint8. The distance is the Euclidean one of pixels in [0, 1].
     """
     images, training = (x.flatten(1).float() / 255 for x in (images, training))
     squares = training.square().sum(1)
@@ -678,9 +679,23 @@ def dataset_of(run, out_dir):
     return "mnist" if "mnist" in words and "fashion" not in words else "fashion"
 
 
+def choose_dataset(run, args):
+    """The data set to score a run by; OSError where --dataset is not that of its record."""
+    name = name_of(run)
+    known = dataset_of(name, args.out_dir)
+    fixed = run in ("real_mnist", "real_fashion") or record_of(name, args.out_dir) is not None
+    if fixed and args.dataset not in (None, known):
+        raise OSError(f"{run} is of --dataset {known} and is scored by that alone")
+    return args.dataset or known
+
+
 def name_of(run):
-    """The name of a run that may be given as the path of its sample file."""
-    return Path(run).name.removesuffix(".npz").removesuffix("_samples")
+    """The name of a run that may be given as the path of its sample file.
+
+    What a run's name cannot have, such as a space, becomes "-".
+    """
+    name = Path(run).name.removesuffix(".npz").removesuffix("_samples")
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 
 def find_samples(run, runs_dir):
@@ -921,9 +936,10 @@ def score_planted(args):
 def with_unit(numbers, ruler):
     """`numbers` and times_real, where the same judge has scored the real images."""
     path = ruler.args.judge_dir / f"real_{ruler.dataset}_scores.json"
-    if path.exists():
+    _, _, sha256 = ruler.judge
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # none, or damaged
         real = json.loads(path.read_text())
-        if real["judge"] == ruler.judge[2]:
+        if real["judge"] == sha256:
             return numbers | {"times_real": numbers["frechet"] / real["numbers"]["frechet"]}
     return numbers
 
@@ -946,7 +962,7 @@ def score_run(args, rulers):
     run = args.runs[0]
     name = name_of(run)
     real = run in ("real_mnist", "real_fashion")
-    dataset = args.dataset or dataset_of(name, args.out_dir)
+    dataset = choose_dataset(run, args)
     if not real:
         images, labels = read_samples(find_samples(run, args.runs_dir))
     if dataset not in rulers:
@@ -1246,7 +1262,7 @@ def run(main):
     Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
     """
     script = Path(sys.argv[0]).name
-    again = "a training run goes on with --resume"
+    again = "vae.py, gan.py and p3_autoencoder.py go on with --resume"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's stream has none
             stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters

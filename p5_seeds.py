@@ -5,11 +5,12 @@
 A family is one command with several seeds: FAMILIES names the run of seed 1, and <run>_seed<k> is
 that of seed k. Read are the runs' records and the scores that p5_compare.py wrote beside them, all
 under plots/ and all by one judge; a family without scores is left out, but those in NEEDED must be
-there, and seeds above 10 are not read. Two families are compared on
-the seeds that both have, pair by pair: one seed stands for the same order of the images and, where
-the nets are the same, for the same first weights. Intervals are Student's, at 95 %; Frechet
-distances are compared as ratios, by their logarithms, and "times real images" takes in the error of
-that unit too. A single seed has no interval. It writes
+there, and seeds above 10 are not read.
+
+Two families are compared on the seeds that both have, pair by pair: one seed stands for the same
+order of the images and, where the nets are the same, for the same first weights. Intervals are
+Student's, at 95 %; Frechet distances are compared as ratios, by their logarithms, and "times real
+images" takes in the error of that unit too. A single seed has no interval. It writes
     plots/p5_seeds.json     "<family>/count"; "<family>/<measure>/mean", sd, change, change_low,
                             change_high; of frechet_ratio low and high; "real/unit_error";
                             "<model>/<curve>/ends" and middle, of the paths between two z
@@ -599,7 +600,7 @@ def run(main):
     Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
     """
     script = Path(sys.argv[0]).name
-    again = "a training run goes on with --resume"
+    again = "vae.py, gan.py and p3_autoencoder.py go on with --resume"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's stream has none
             stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters

@@ -65,9 +65,9 @@ TURN = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])  # the right map, a quarter turn:
 PAIRS = 3  # clusters whose centres come with their right image, for the variant that is given some
 
 # How GANs are trained: Adam's learning rate and betas, the weight of the R1 penalty, whether the
-# learning rate decays, and the weight of the past in the generator's moving average, which counts.
-# "prior" and "stable" follow Mescheder et al. 2018 (arXiv:1801.04406): R1, no momentum. "plain" is
-# Adam as PyTorch sets it and nothing else.
+# learning rate decays, and the weight of the past in the moving average of the generator, which is
+# the one that is judged. "prior" and "stable" follow Mescheder et al. 2018 (arXiv:1801.04406): R1,
+# no momentum. "plain" is Adam with PyTorch's betas, three times its rate, and nothing else.
 RECIPES = {
     "prior": {"lr": 2e-3, "betas": (0.0, 0.9), "r1": 0.01, "decay": True, "average": 0.998},
     "stable": {"lr": 3e-3, "betas": (0.0, 0.9), "r1": 0.1, "decay": True, "average": 0.995},
@@ -123,7 +123,10 @@ def discriminator_loss(params, reals, fakes, r1):
 
 
 def generator_loss(params, fakes):
-    """-log D(G(z)), non-saturating (Goodfellow et al. 2014, section 3), by discriminators: (n,)."""
+    """-log D(G(z)) of fakes (n, B, 2), a mean over the batch, by n discriminators: (n,).
+
+    The non-saturating loss (Goodfellow et al. 2014, section 3).
+    """
     return F.softplus(-mlp(params, fakes)).mean((1, 2))
 
 
@@ -147,8 +150,8 @@ def train(draw, seeds, *, width, depth, recipe, steps, device, extra_loss=None):
 
     draw() gives the generators' inputs and real points, each (n, B, 2). extra_loss(params, fakes,
     reals) adds to the generators' loss (n,). Returns the moving average of the generators'
-    parameters, on the CPU. Network i enters loss i alone and Adam works by element, so that no GAN
-    touches another one.
+    parameters, on the CPU. Network i enters GAN loss i alone and Adam works by element, so
+    that GANs touch only where extra_loss ties them: in train_maps the two maps of a pair.
     """
     def trainable(params):
         return [p.to(device).requires_grad_() for p in params]
@@ -679,7 +682,7 @@ def run(main):
     Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
     """
     script = Path(sys.argv[0]).name
-    again = "a training run goes on with --resume"
+    again = "vae.py, gan.py and p3_autoencoder.py go on with --resume"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's stream has none
             stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters

@@ -115,8 +115,10 @@ class VAE(nn.Module):
 
 # --------------------------------------------------------------------------------------- loss
 def VAE_loss_function(recon_x, x, mu, logvar, beta=1.0):
-    """Reconstruction + beta * KL in nats, summed over pixels and batch; beta = 1 is -ELBO.
+    """Reconstruction + beta * KL in nats, summed over pixels and batch.
 
+    With beta = 1 it is -ELBO of pixels that are 0 or 1; of grey ones, the mean of that over pixels
+    redrawn as 0 or 1 with their grey as probability of 1.
     recon_x: logits (B, 784); x: B images in [0, 1]; mu, logvar: (B, latent).
     """
     reconstruction = cross_entropy(recon_x, x.view_as(recon_x))
@@ -416,9 +418,14 @@ def report(model, train_images, test_images, test_labels, state, args):
         with torch.no_grad():
             mu, logvar = model.encode(train_images)
             codes = model.reparameterize(mu, logvar)  # one z ~ q(z|x) of each training image
+        try:
             mixture = fit_mixture(codes, args.components)
+            losses = test(model, test_images, args, mixture)
+        except (ValueError, torch.linalg.LinAlgError) as error:
+            raise FloatingPointError("the codes are too large or their variances too small for a "
+                                     "mixture: use a smaller --lr or --prior normal") from error
         priors = {f"normal_{args.run_name}": None, args.run_name: mixture}
-        for name, value in test(model, test_images, args, mixture).items():
+        for name, value in losses.items():
             numbers[f"mixture_{name}"] = value
     for name, prior in priors.items():
         images = (255 * sample(model, 10_000, args, prior)).round().byte().view(-1, 28, 28)
@@ -773,7 +780,7 @@ def run(main):
     Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
     """
     script = Path(sys.argv[0]).name
-    again = "a training run goes on with --resume"
+    again = "vae.py, gan.py and p3_autoencoder.py go on with --resume"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's stream has none
             stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
@@ -864,12 +871,17 @@ def open_run(args, data, device):
         return new | {"machines": [machine(device)]}
     if not isinstance(state, dict) or not new.keys() <= state.keys():
         raise OSError(f"{path} is damaged or of another version: --fresh starts over")
-    changed = ", ".join(f"--{name.replace('_', '-')} {state['settings'].get(name)}"
-                        for name, value in new["settings"].items()
-                        if state["settings"].get(name) != value)
+    changed = []
+    for name, value in new["settings"].items():
+        before = state["settings"].get(name)
+        flag = "--" + name.replace("_", "-")
+        if before != value and isinstance(before, bool):  # a switch is typed without a value
+            changed.append(flag if before else f"no {flag}")
+        elif before != value:
+            changed.append(f"{flag} {before}")
     if changed:
-        raise OSError(f"{path} was made with {changed}: give that, or another --run-name, or "
-                      "start over with --fresh")
+        raise OSError(f"{path} was made with {', '.join(changed)}: give that, or another "
+                      "--run-name, or start over with --fresh")
     if state["data"] != data:
         raise OSError(f"{path} was trained on other images than --data-dir {args.data_dir} holds: "
                       "name those, or another --runs-dir and --out-dir, or start over with --fresh")

@@ -110,6 +110,14 @@ def test_a_run_name_stands_for_one_setting(folders, fails, script):
     script.main([*named, "--fresh", "--epochs", "2"])
 
 
+def test_a_switch_is_said_as_it_is_typed(folders, fails):
+    named = [*folders, *QUICK[gan], "--run-name", "mine"]
+    gan.main(named)
+    assert "made with no --conditional: give" in fails(gan, [*named, "--conditional"], 1)
+    gan.main([*named, "--conditional", "--fresh"])
+    assert "made with --conditional: give" in fails(gan, named, 1)
+
+
 @both
 def test_a_later_epoch_is_never_replaced(tmp_path, script):
     path = tmp_path / "run.pt"

@@ -1,5 +1,6 @@
 """p1.py: the three routes to the gradient agree, and a wrong formula is caught."""
 import json
+import math
 
 import pytest
 import torch
@@ -90,6 +91,16 @@ def test_a_table_is_a_further_case_in_a_record_of_its_own(tmp_path):
     assert found == pytest.approx(gradient.abs().max().item(), rel=1e-10)
     assert record["numbers"]["cases"] == (len(p1.CASES) + 1) * len(p1.SCALES)
     assert record["numbers"]["failed"] == 0
+
+
+@pytest.mark.parametrize("column", [[0] * 30, [1.6e18 + 1e15 * row for row in range(30)]],
+                         ids=["zeros", "nanoseconds, whose squares float32 does not hold"])
+def test_a_table_without_relative_errors_fails_in_one_line_with_a_record(fails, tmp_path, column):
+    rows = "\n".join(f"{value},{value},{value}" for value in column)
+    flags = ["--housing", table_file(tmp_path, rows), "--out-dir", tmp_path / "plots"]
+    assert "of 90 cases fail" in fails(p1, flags, 1)
+    numbers = json.loads((tmp_path / "plots/p1_housing.json").read_text())["numbers"]
+    assert numbers["failed"] > 0 and all(map(math.isfinite, numbers.values()))
 
 
 @pytest.mark.parametrize("wrong", [

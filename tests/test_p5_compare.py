@@ -407,8 +407,11 @@ def test_what_lies_along_paths(monkeypatch, tmp_path):
     found = p5_compare.along_paths(tmp_path / "a.npz", None, reference)
     assert found == {"line_inside": [1, 0.5, 1], "line_third": [0, 0.5, 0],
                      "arc_inside": [1, 1, 1], "arc_third": [0, 0, 0]}
-    np.savez(tmp_path / "b.npz", images=0)
-    assert p5_compare.along_paths(tmp_path / "b.npz", None, reference) == {}
+    others = {"none": {}, "file names": {"paths": ["a.png", "b.png"]},
+              "objects": {"paths": np.array([None])}, "real numbers": {"paths": paths / 255}}
+    for name, arrays in others.items():
+        np.savez(tmp_path / "b.npz", images=0, **arrays)
+        assert p5_compare.along_paths(tmp_path / "b.npz", None, reference) == {}, name
 
 
 SHORT = """import sys; sys.path.insert(0, sys.argv.pop(1))
@@ -436,6 +439,30 @@ def test_scores_stand_beside_the_record_of_their_run(home, tmp_path):
     (tmp_path / "sweep/noise_mnist.json").write_text(json.dumps(record))
     p5_compare.main(flags_of(home, "noise_mnist", "--out-dir", str(tmp_path)))
     assert (tmp_path / "sweep/noise_mnist_scores.json").exists()
+
+
+@pytest.mark.parametrize("run", ["real_fashion", "gan_fashion"])
+def test_a_run_is_scored_by_its_own_data_set_alone(home, tmp_path, fails, run):
+    """The judge of digits would overwrite the scores, and with real_fashion the unit of all."""
+    (tmp_path / "gan_fashion.json").write_text(json.dumps({"settings": {"dataset": "fashion"}}))
+    scores = tmp_path / f"{run}_scores.json"
+    scores.write_text("as it was")
+    assert "--dataset fashion" in fails(p5_compare, flags_of(home, run, "--out-dir", tmp_path), 1)
+    assert scores.read_text() == "as it was"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"judge": "mine"}'])
+def test_a_unit_that_cannot_be_read_is_no_unit(tmp_path, text):
+    (tmp_path / "real_mnist_scores.json").write_text(text)
+    ruler = SimpleNamespace(args=SimpleNamespace(judge_dir=tmp_path), dataset="mnist",
+                            judge=(None, None, "mine"))
+    assert p5_compare.with_unit({"frechet": 3.0}, ruler) == {"frechet": 3.0}
+
+
+def test_the_name_of_a_file_becomes_that_of_a_run():
+    for file, name in {"runs/gan_mnist_samples.npz": "gan_mnist", "my samples.npz": "my-samples",
+                       "../(copy) of 1.5_samples.npz": "copy-of-1.5"}.items():
+        assert p5_compare.name_of(file) == name
 
 
 def test_without_the_judge_another_is_trained_and_said_to_be_another(home, tmp_path, capsys):

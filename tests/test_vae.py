@@ -293,6 +293,15 @@ def test_divergence_ends_in_one_line_and_keeps_the_last_good_state(
     assert all(value.isfinite().all() for value in state["model"].values())
 
 
+def test_codes_that_no_mixture_fits_end_in_one_line(folders, tmp_path, monkeypatch, fails):
+    """With --beta 0 and a high rate a variance can come to 0 in float32."""
+    monkeypatch.setattr(vae.VAE, "encode", lambda model, x: (
+        torch.zeros(len(x), 20), torch.full((len(x), 20), -300.0)))
+    flags = ["--epochs", "1", "--prior", "mixture", "--components", "2", *folders]
+    assert "--prior normal" in fails(vae, flags, 1)
+    assert not list((tmp_path / "plots").iterdir())
+
+
 def test_only_training_rounds_products(folders, tmp_path, monkeypatch):
     """1 + 2^-9 is no bfloat16; training alone rounds it, when asked to or where hardware does."""
     encode, seen = vae.VAE.encode, {}
