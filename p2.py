@@ -4,7 +4,11 @@
     python p2.py --dataset fashion      the same on Fashion-MNIST
 
 It prints its numbers and writes plots/p2.json and the figures plots/p2_lambda.pdf and p2_eta.pdf
-(2.1), p2_decay.pdf and p2_tails.pdf (2.2).
+(2.1), p2_decay.pdf and p2_tails.pdf (2.2). Where to look:
+    2.1      study_lambda and study_eta
+    2.2 (a)  first_epochs: what the weights feel at first, decay or data
+    2.2 (b)  check_factor and first_epochs: the factor of an epoch
+    2.2 (c)  last_epochs and balance: where the decay stops, and what stops it
 
 2.2 is set in chapter 3 of Nielsen's Neural Networks and Deep Learning (2015): sigmoid units, plain
 SGD, parameters from N(0, 1), L2 on the weights alone, C = C_0 + lambda / (2n) ||w||^2. Four counts
