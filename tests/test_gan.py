@@ -353,12 +353,12 @@ def test_evaluated_average_is_as_good_as_in_training_mode(glyph_dir):
 
 
 @pytest.mark.parametrize("flags, expected", [
-    ((), (5, 5)), (("--g-steps", "2"), (10, 5)), (("--d-steps", "2"), (3, 5)),
-    (("--updates", "7"), (4, 4)), (("--batch-size", "600", "--g-steps", "3"), (3, 1))])
+    ("--epochs 1", (5, 5)), ("--epochs 1 --g-steps 2", (10, 5)), ("--epochs 1 --d-steps 2", (3, 5)),
+    ("--updates 7", (4, 4)), ("--epochs 1 --batch-size 600 --g-steps 3", (3, 1))])
 def test_counts_of_updates(tmp_path, monkeypatch, flags, expected):
     monkeypatch.setattr(gan, "train_generator", lambda *_, **__: torch.zeros(()))
     monkeypatch.setattr(gan, "train_discriminator", lambda *_, **__: torch.zeros(()))
-    args = settings("--arch", "mlp", "--epochs", "1", *flags, "--runs-dir", str(tmp_path))
+    args = settings("--arch", "mlp", *flags.split(), "--runs-dir", str(tmp_path))
     images, labels = batch(300)
     device = torch.device("cpu")
     state = gan.open_run(args, "of no file", device) | {"first": None, "precision": "float32"}

@@ -90,7 +90,7 @@ def test_the_report_builds_without_a_fault(copy):
         assert fresh == committed, "report/report.pdf is not what the records say: run `make report`"
 
 
-MACROS = re.compile(r"\\(num|ms|mean|interval|change|score|judged|tried|scheme|setting|command|file|q|question|answer|ref|pageref|label|cite|"
+MACROS = re.compile(r"\\(num|ms|mean|interval|change|score|judged|tried|scheme|row|setting|command|file|q|question|answer|ref|pageref|label|cite|"
                     r"includegraphics)(\[[^]]*\])?\{[^{}]*\}(\{[^{}]*\})?")
 
 
