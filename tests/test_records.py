@@ -1,4 +1,5 @@
 """The records in plots/ are those of report/runs.txt, and what their commands would give today."""
+import argparse
 import json
 import re
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from committed import committed_plots
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "report"))
@@ -17,10 +19,11 @@ import p5_compare  # noqa: E402
 import vae  # noqa: E402
 
 LINES = run.read_lines()
-RECORDS = {path.relative_to(ROOT) for path in (ROOT / "plots").rglob("*.json")}
+PLOTS = committed_plots()
+RECORDS = {path.relative_to(PLOTS.parent) for path in PLOTS.rglob("*.json")}
 BENCH = {path for path in RECORDS if path.parent.name == "bench"}  # rows of plots/bench.json
 MADE = [line for line in LINES if line.record in RECORDS]
-WHOLE = [line for line in MADE if "fingerprint" in json.loads((ROOT / line.record).read_text())]
+WHOLE = [line for line in MADE if "fingerprint" in json.loads((PLOTS.parent / line.record).read_text())]
 PLANTED = next(line for line in LINES if line.name == "vae_mnist")
 
 
@@ -42,7 +45,7 @@ def test_samples_of_the_standard_normal_are_scored_where_a_group_does_not_leave_
 
 @pytest.mark.parametrize("line", MADE, ids=lambda line: line.name)
 def test_a_record_says_where_it_comes_from(line):
-    record = json.loads((ROOT / line.record).read_text())
+    record = json.loads((PLOTS.parent / line.record).read_text())
     assert record["command"] == line.command == getattr(line.args, "command", line.command)
     assert not re.search(r"(^| )/|\.\./|~", record["command"])  # no path of one machine
     assert {"settings", "machines", "seconds", "curves", "numbers"} <= record.keys()
@@ -58,14 +61,14 @@ SOME = {line.script: line for line in reversed(WHOLE)}.values()
 
 @pytest.mark.parametrize("line", SOME, ids=lambda line: line.name)
 def test_a_record_is_what_its_command_would_give_today(line):
-    state = run.state_of(line, (ROOT / line.record).read_text())
+    state = run.state_of(line, (PLOTS.parent / line.record).read_text())
     assert state == "done" or state.startswith("to be run"), state
 
 
 def test_settings_of_every_record_are_those_of_today():
     for line in WHOLE:
         script = run.load_script(line.script)
-        record = json.loads((ROOT / line.record).read_text())
+        record = json.loads((PLOTS.parent / line.record).read_text())
         today = getattr(script, "settings_of", run.vae.settings_of)(line.args)
         assert record["settings"] == json.loads(json.dumps(today)), line.name
 
@@ -75,13 +78,13 @@ def test_settings_of_every_record_are_those_of_today():
     ("numbers", {"test_loss": "about 105"}, "no plain numbers"),
     ("fingerprint", [1.0, 2.0], "its code computes")])
 def test_a_planted_stale_record_is_found(key, value, found):
-    record = json.loads((ROOT / PLANTED.record).read_text())
+    record = json.loads((PLOTS.parent / PLANTED.record).read_text())
     record[key] = record[key] | value if isinstance(value, dict) else value
     state = run.state_of(PLANTED, json.dumps(record))
     assert state.startswith("stale") and found in state
 
 
-KEPT = sorted((ROOT / "plots").glob("*_weights.pt"))
+KEPT = sorted(PLOTS.glob("*_weights.pt"))
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)
@@ -91,16 +94,17 @@ def test_the_kept_weights_draw_what_was_scored(path):
     name = path.name.removesuffix("_weights.pt")
     scores = json.loads(path.with_name(f"{name}_scores.json").read_text())
     line = next(line for line in LINES if line.name == name)
+    args = argparse.Namespace(**{**vars(line.args), "out_dir": PLOTS})
     torch.manual_seed(5)
     labels = torch.arange(2000) % 10
     if line.script == "gan.py":
-        generator = gan.kept_generator(line.args, torch.device("cpu"))
+        generator = gan.kept_generator(args, torch.device("cpu"))
         images = gan.as_bytes(gan.evaluate(generator, gan.draw_noise(2000, "cpu")[0], labels))
     else:
-        model, prior = vae.kept_model(line.args)
-        line.args.seed = 5
-        images = (255 * vae.sample(model, 2000, line.args, prior)).byte().view(-1, 28, 28)
-    judge, *_ = p5_compare.load_judge(ROOT / f"plots/judge_{line.args.dataset}.pt", torch.device("cpu"))
+        model, prior = vae.kept_model(args)
+        args.seed = 5
+        images = (255 * vae.sample(model, 2000, args, prior)).byte().view(-1, 28, 28)
+    judge, *_ = p5_compare.load_judge(PLOTS / f"judge_{args.dataset}.pt", torch.device("cpu"))
     _, classes = p5_compare.judged(judge, images)
     found = {f"share_{c}": (classes == c).float().mean().item() for c in range(10)}
     if "agreement" in scores["numbers"]:
@@ -122,7 +126,7 @@ def test_what_is_exact_is_computed_anew_and_equals_the_records():
              "p5_toys": {f"norm/{d}/inside": p5_toys.shell(d)[2] for d in p5_toys.DIMENSIONS}}
     rounding = {"lambda/error", "quadrature/error"}  # nothing else
     for name, numbers in fresh.items():
-        record = json.loads((ROOT / f"plots/{name}.json").read_text())["numbers"]
+        record = json.loads((PLOTS / f"{name}.json").read_text())["numbers"]
         for key in numbers.keys() - rounding:
             assert record[key] == pytest.approx(numbers[key], rel=1e-6, abs=1e-9), (name, key)
 
@@ -130,7 +134,7 @@ def test_what_is_exact_is_computed_anew_and_equals_the_records():
 def test_every_figure_of_the_report_was_written_by_a_run():
     sources = "".join(path.read_text() for path in (ROOT / "report").glob("*.tex"))
     for name in re.findall(r"\\includegraphics\{(.*?)\}", sources):
-        figure = next((ROOT / "plots").rglob(name), None)
+        figure = next(PLOTS.rglob(name), None)
         assert figure is not None, name
         stems = [path.name.removesuffix(".json").removesuffix("_scores")
                  for path in figure.parent.glob("*.json")]

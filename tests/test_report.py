@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from committed import committed_plots
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "report"))
@@ -64,7 +65,7 @@ def test_a_macro_prints_only_what_it_is_called_with():
 def copy(tmp_path):
     """The report and the figures in a folder of their own, so that a build here leaves no trace."""
     shutil.copytree(ROOT / "report", tmp_path / "report", ignore=shutil.ignore_patterns("build", "*.pdf"))
-    shutil.copytree(ROOT / "plots", tmp_path / "plots")
+    shutil.copytree(committed_plots(), tmp_path / "plots")
     return tmp_path / "report"
 
 
@@ -172,7 +173,8 @@ def table_rows_of_the_readme():
             if line.startswith("|")]
 
 
-def test_the_numbers_of_the_readme_are_those_of_the_records():
+def test_the_numbers_of_the_readme_are_those_of_the_records(monkeypatch):
+    monkeypatch.setattr(build, "PLOTS", committed_plots())
     numbers = build.numbers_of(build.read_records())
     rows = {row[0]: row[1:5] for row in table_rows_of_the_readme()}
     for title, name in IN_README.items():
@@ -186,7 +188,8 @@ RACES = {"`pytorch/examples` vae, 10 epochs": "vae_mnist", "the same, 20 epochs"
          "PyTorch-GAN's `gan.py`, 20 epochs": "gan_fashion", "PyTorch-GAN's `cgan.py`, 20 epochs": "cgan_fashion"}
 
 
-def test_the_seconds_of_the_readme_are_those_of_the_record():
+def test_the_seconds_of_the_readme_are_those_of_the_record(monkeypatch):
+    monkeypatch.setattr(build, "PLOTS", committed_plots())
     numbers = build.numbers_of(build.read_records())
     rows = {row[1]: row[2:] for row in table_rows_of_the_readme() if len(row) == 5}
     for usual, race in RACES.items():
