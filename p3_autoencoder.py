@@ -862,14 +862,8 @@ def open_run(args, data, device):
         return new | {"machines": [machine(device)]}
     if not isinstance(state, dict) or not new.keys() <= state.keys():
         raise OSError(f"{path} is damaged or of another version: --fresh starts over")
-    changed = []
-    for name, value in new["settings"].items():
-        before = state["settings"].get(name)
-        flag = "--" + name.replace("_", "-")
-        if before != value and isinstance(before, bool):  # a switch is typed without a value
-            changed.append(flag if before else f"no {flag}")
-        elif before != value:
-            changed.append(f"{flag} {before}")
+    changed = [as_typed(name, state["settings"].get(name))
+               for name, value in new["settings"].items() if state["settings"].get(name) != value]
     if changed:
         raise OSError(f"{path} was made with {', '.join(changed)}: give that, or another "
                       "--run-name, or start over with --fresh")
@@ -887,6 +881,14 @@ def open_run(args, data, device):
         if here not in state["machines"]:
             state["machines"].append(here)
     return state
+
+
+def as_typed(name, value):
+    """A setting as a person types its flag; a switch that is off as "no --flag"."""
+    flag = "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+        return flag if value else f"no {flag}"
+    return f"{flag} {value}"
 
 
 def add_file_flags(parser):

@@ -657,6 +657,7 @@ def fingerprint(args):
 
 # ---------------------------------------------------------------------------- samples of runs
 ENDING = "_samples.npz"
+REAL = ("real_mnist", "real_fashion")  # runs that no script makes: test images
 
 
 def record_of(run, out_dir):
@@ -683,7 +684,7 @@ def choose_dataset(run, args):
     """The data set to score a run by; OSError where --dataset is not that of its record."""
     name = name_of(run)
     known = dataset_of(name, args.out_dir)
-    fixed = run in ("real_mnist", "real_fashion") or record_of(name, args.out_dir) is not None
+    fixed = run in REAL or record_of(name, args.out_dir) is not None
     if fixed and args.dataset not in (None, known):
         raise OSError(f"{run} is of --dataset {known} and is scored by that alone")
     return args.dataset or known
@@ -961,7 +962,7 @@ def score_run(args, rulers):
     """
     run = args.runs[0]
     name = name_of(run)
-    real = run in ("real_mnist", "real_fashion")
+    real = run in REAL
     dataset = choose_dataset(run, args)
     if not real:
         images, labels = read_samples(find_samples(run, args.runs_dir))

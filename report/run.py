@@ -168,12 +168,15 @@ def state_of(line, text):
     if scored and record["judge"] != judge_of(record):
         return "stale: it is of another judge than the one that is committed"
     fresh, stored = fresh_fingerprint(line), record["fingerprint"]
-    first, later = TOLERANCE, TOLERANCE
-    if not made_here(line, record):
-        first, later = TOLERANCE_ELSEWHERE.get(line.script, (first, later))
-    if not same_fingerprint(fresh, stored, first, later):
+    if not same_fingerprint(fresh, stored, *tolerances_of(line, record)):
         return f"stale: its code computes {fresh}, when the record was made {stored}"
     return "done"
+
+
+def tolerances_of(line, record):
+    """Relative tolerances of a fingerprint's first number and of the later ones."""
+    tight = TOLERANCE, TOLERANCE
+    return tight if made_here(line, record) else TOLERANCE_ELSEWHERE.get(line.script, tight)
 
 
 def made_here(line, record):
