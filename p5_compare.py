@@ -657,7 +657,7 @@ def fingerprint(args):
 
 # ---------------------------------------------------------------------------- samples of runs
 ENDING = "_samples.npz"
-REAL = ("real_mnist", "real_fashion")  # runs that no script makes: test images
+REAL = ("real_mnist", "real_fashion")  # runs that no script makes: the training images
 
 
 def record_of(run, out_dir):
