@@ -501,9 +501,9 @@ def write_record(path, args, device, **results):
     write_file(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def code_identity():
-    """A hash of this script above the files and runs, without lines that are comments or empty."""
-    source = Path(__file__).read_text(encoding="utf-8")
+def code_identity(script=__file__):
+    """A hash of a script above its files and runs, without lines that are comments or empty."""
+    source = Path(script).read_text(encoding="utf-8")
     problem, _, _ = source.partition("files and runs: the same text")
     kept = [line for line in problem.splitlines() if line.strip() and line.strip()[0] != "#"]
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
