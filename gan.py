@@ -359,9 +359,9 @@ def report(stem, gan, test_images, test_labels, state, args):
     line, arc = between[:, :10].flatten(1, 2)
     draw_grids(f"{stem}_interpolations.pdf", {"straight line": line, "arc": arc}, row_names, 9)
 
-    save_state(f"{stem}_weights.pt", args,
-               {"generator": {name: tensor.half() for name, tensor
-                              in gan.average.module.state_dict().items()}})
+    generator = {name: tensor.half() if tensor.is_floating_point() else tensor
+                 for name, tensor in gan.average.module.state_dict().items()}
+    save_state(f"{stem}_weights.pt", args, {"generator": generator})
     numbers = {name: curve[-1] for name, curve in state["curves"].items()}
     if args.conditional:
         numbers |= verdicts(gan.discriminator, test_images[:2000], test_labels[:2000])
