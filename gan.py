@@ -44,6 +44,8 @@ from tqdm import tqdm
 
 PIXELS = 28 * 28
 NOISE = 100  # dimensions of z ~ N(0, I)
+SAMPLES = 10_000  # images that are kept of a trained net, for p5_compare.py
+PATHS = 500  # pairs of z between which images are kept
 
 DEFAULTS = {  # by --arch: as handed out, and the best found
     "mlp": {"epochs": 24, "batch_size": 64, "lr_g": 2e-4, "lr_d": 2e-4, "decay": 0.0,
@@ -292,9 +294,9 @@ def verdicts(discriminator, images, labels):
 
 # ------------------------------------------------------------------------------------- sampling
 def sample(generator, args, device):
-    """Images (10 000, 784) in [-1, 1] and, of a Conditional GAN, labels, which come in turn."""
+    """Images (SAMPLES, 784) in [-1, 1] and, of a Conditional GAN, labels, which come in turn."""
     torch.manual_seed(args.seed)
-    z, labels = draw_noise(10_000, device)
+    z, labels = draw_noise(SAMPLES, device)
     if not args.conditional:
         return evaluate(generator, z, labels), None
     labels = torch.arange(len(z), device=device) % 10
@@ -317,22 +319,22 @@ def grids(generator, args, device):
             for kind, rows in noise.items()}
 
 
-def paths(generator, args, device, pairs=500, steps=9):
-    """Images (2, pairs, steps, 784) on the straight line and on the arc between two z.
+def paths(generator, args, device, steps=9):
+    """Images (2, PATHS, steps, 784) on the straight line and on the arc between two z.
 
     With labels, pair k has label k % 10. The straight line passes nearer to 0 than any z that the
     generator was trained on: in 100 dimensions |z| is close to 10, half way about 7. The arc stays
     near 10 (White 2016, arXiv:1609.04468).
     """
     torch.manual_seed(args.seed)
-    start, end = torch.randn(2, pairs, 1, NOISE, device=device)  # each (pair, 1, noise)
+    start, end = torch.randn(2, PATHS, 1, NOISE, device=device)  # each (pair, 1, noise)
     t = torch.linspace(0, 1, steps, device=device)[:, None]  # (step, 1)
     angle = F.cosine_similarity(start, end, dim=2).acos()[:, :, None]  # (pair, 1, 1)
     line = (1 - t) * start + t * end  # (pair, step, noise)
     arc = (((1 - t) * angle).sin() * start + (t * angle).sin() * end) / angle.sin()
-    labels = (torch.arange(pairs, device=device) % 10).repeat_interleave(steps).repeat(2)
+    labels = (torch.arange(PATHS, device=device) % 10).repeat_interleave(steps).repeat(2)
     images = evaluate(generator, torch.stack((line, arc)).flatten(0, 2), labels)
-    return images.view(2, pairs, steps, PIXELS)
+    return images.view(2, PATHS, steps, PIXELS)
 
 
 # -------------------------------------------------------------------------------------- results

@@ -41,6 +41,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from tqdm import tqdm
 
 PIXELS = 28 * 28
+SAMPLES = 10_000  # images that are kept of a trained net, for p5_compare.py
 
 RECIPES = {  # what --recipe sets: as handed out, and the best images found on Fashion-MNIST
     "handout": {"epochs": 10, "batch_size": 128, "hidden_dim": 400, "layers": 1, "latent_dim": 20,
@@ -233,8 +234,8 @@ def report(stem, model, train_images, test_images, test_labels, state, args):
             codes = model.reparameterize(*model.encode(train_images[:20_000]))
         fitted = fit_mixture(codes, args.components)
         prior = mixture(*fitted)
-        save_samples(f"normal_{args.run_name}", sample(model, 10_000), args)
-    save_samples(args.run_name, sample(model, 10_000, prior), args)
+        save_samples(f"normal_{args.run_name}", sample(model, SAMPLES), args)
+    save_samples(args.run_name, sample(model, SAMPLES, prior), args)
 
     grids = {1: state["first"], args.epochs: epoch_grids(model, test_images, args)}
     samples = {f"after epoch {epoch}": grid["samples"] for epoch, grid in grids.items()}
