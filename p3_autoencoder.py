@@ -301,6 +301,17 @@ def report_planes(stem, models, train_set, test_set, names):
     return numbers
 
 
+def numeral_places(codes, labels):
+    """Median code (2,) of each class, pushed aside where two numerals would hide each other."""
+    spots = torch.stack([codes[labels == label].median(0).values for label in labels.unique()])
+    least = 0.05 * (codes.max(0).values - codes.min(0).values)
+    for _ in range(100):
+        away = (spots[:, None] - spots) / least  # (classes, classes, 2)
+        near = away.norm(dim=2, keepdim=True) < 1
+        spots = spots + 0.1 * least * (away * near).sum(1)
+    return spots
+
+
 def draw_planes(path, panels, labels, height):
     """{title: codes (N, 2)} as dots coloured by `labels` (N,); numerals at the classes' medians."""
     figure = Figure(figsize=(6.9, height))
@@ -308,12 +319,11 @@ def draw_planes(path, panels, labels, height):
     for axes, (title, codes) in zip(all_axes, panels.items()):
         axes.scatter(*codes.T, c=labels, cmap="tab10", vmin=0, vmax=9, s=2, alpha=0.6,
                      linewidth=0, rasterized=True)
-        for label in labels.unique().tolist():
+        for label, spot in zip(labels.unique().tolist(), numeral_places(codes, labels)):
             rims = [Stroke(linewidth=1.4 * height, foreground=f"C{label}"),
                     Stroke(linewidth=0.8 * height, foreground="white"), Normal()]
-            side = ("right", "left")[label % 2]  # so that two medians in one place can be read
-            axes.text(*codes[labels == label].median(0).values, str(label), path_effects=rims,
-                      size=3 * height, weight="bold", ha=side, va="center")
+            axes.text(*spot, str(label), path_effects=rims, size=3 * height, weight="bold",
+                      ha="center", va="center")
         kind = "component" if title == "PCA" else "hidden neuron"
         axes.set(title=title, xlabel=f"{kind} 1", ylabel=f"{kind} 2")
     save_figure(figure, path)
