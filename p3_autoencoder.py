@@ -146,7 +146,7 @@ def test(models, train_images, test_images):
     return errors
 
 
-# ------------------------------------------------------------------ 3.3: PCA, neighbours, angles
+# -------------------------------------------------------------------------- 3.3: PCA, neighbours
 @torch.no_grad()
 def pca_network(images):
     """PCA of `images` (N, 784) as a linear network, and the share of variance it explains."""
@@ -184,43 +184,13 @@ def knn_accuracy(neighbours, labels):
 
 
 def neighbour_shares(neighbours, labels):
-    """Which labels (N,) the neighbours (N, k) of the images of each class have, as shares.
-
-    Of the own class, of the two others that are most frequent, and the difference of these two
-    with its standard error over the images.
-    """
+    """{neighbours_3_5: ...}: the share of class 5 in the neighbours (N, k) of images of class 3."""
+    shares = F.one_hot(neighbours, 10).double().mean(1)  # (N, 10)
     numbers = {}
-    for own in labels.unique().tolist():
-        shares = F.one_hot(neighbours[labels == own], 10).double().mean(1)  # (n, 10)
-        mean = shares.mean(0)
-        ranking = mean.argsort(descending=True).tolist()
-        ranking.remove(own)
-        first, second = ranking[:2]
-        gap = shares[:, first] - shares[:, second]
-        found = {"own_share": mean[own].item(), "first": first, "first_share": mean[first].item(),
-                 "second": second, "second_share": mean[second].item(), "gap": gap.mean().item(),
-                 "gap_error": gap.std(correction=0).item() / math.sqrt(len(gap))}
-        numbers |= {f"neighbours_{own}_{key}": value for key, value in found.items()}
+    for label in labels.unique().tolist():
+        for other, share in enumerate(shares[labels == label].mean(0).tolist()):
+            numbers[f"neighbours_{label}_{other}"] = share
     return numbers
-
-
-@torch.no_grad()
-def compare_planes(model, pca, images):
-    """How a network's plane and codes differ from PCA's: numbers, and a basis (784, 2).
-
-    Principal angles in degrees between the planes that the decoders' weights span (of logits, with
-    a sigmoid output); canonical correlations of the codes, 1 for affine maps of PCA's. The basis
-    is of the network's plane, turned as near to PCA's as it goes (orthogonal Procrustes).
-    """
-    plane = torch.linalg.qr(model.decoder.weight.double()).Q
-    u, cosines, vt = torch.linalg.svd(plane.T @ pca.decoder.weight.double())
-    angles = torch.rad2deg(torch.arccos(cosines.clamp(max=1)))
-    codes = [network.encoder(images) for network in (model, pca)]
-    whitened = [torch.linalg.qr((code - code.mean(0)).double()).Q for code in codes]
-    correlations = torch.linalg.svdvals(whitened[0].T @ whitened[1])
-    numbers = {"angle_1": angles[0].item(), "angle_2": angles[1].item(),
-               "canonical_1": correlations[0].item(), "canonical_2": correlations[1].item()}
-    return numbers, (plane @ u @ vt).float()
 
 
 # ------------------------------------------------------------------------- results and figures
@@ -277,27 +247,19 @@ def report_planes(stem, models, train_set, test_set, names):
     numbers |= {"neighbours": NEIGHBOURS, "pca_variance_explained": 100 * explained,
                 "linear_clamped_test_mse": F.mse_loss(clamped, test_images).item(),
                 "linear_excess_percent": 100 * excess}
-    codes, reconstructions, bases = {}, {"test image": test_images[:8]}, {}
+    reconstructions = {"test image": test_images[:8]}
     for name, model in networks.items():
-        measured, basis = compare_planes(model, pca, test_images)
-        test_codes = model.encoder(test_images)
-        codes[name] = test_codes.cpu()
-        neighbours = neighbour_labels(model.encoder(train_images), train_labels, test_codes)
-        measured |= knn_accuracy(neighbours, test_labels)
-        if name == "sigmoid":
+        codes = model.encoder(test_images)
+        neighbours = neighbour_labels(model.encoder(train_images), train_labels, codes)
+        measured = knn_accuracy(neighbours, test_labels)
+        if name == "sigmoid":  # the answer; the others stand beside it
             measured |= neighbour_shares(neighbours, test_labels)
+            draw_plane(f"{stem}_embedding.pdf", codes.cpu(), test_labels.cpu())
+            draw_classes(f"{stem}_classes.pdf", codes.cpu(), test_labels.cpu(), names)
         numbers |= {f"{name}_{key}": value for key, value in measured.items()}
         title = "PCA" if name == "pca" else f"{name} output"
         reconstructions[title] = model(test_images[:8])
-        bases[title] = 0.5 + 3 * basis.T  # grey where a pixel has no weight
-
-    labels = test_labels.cpu()
-    draw_planes(f"{stem}_embedding.pdf", {"": codes["sigmoid"]}, labels, height=4)
-    draw_classes(f"{stem}_classes.pdf", codes["sigmoid"], labels, names)
-    variants = {"PCA": codes["pca"], "linear output": codes["linear"]}
-    draw_planes(f"{stem}_variants.pdf", variants, labels, height=2.7)
-    draw_rows(f"{stem}_reconstructions.pdf", reconstructions, width=4.2)
-    draw_rows(f"{stem}_planes.pdf", bases, width=2.1)
+    draw_rows(f"{stem}_reconstructions.pdf", reconstructions)
     return numbers
 
 
@@ -312,20 +274,18 @@ def numeral_places(codes, labels):
     return spots
 
 
-def draw_planes(path, panels, labels, height):
-    """{title: codes (N, 2)} as dots coloured by `labels` (N,); numerals at the classes' medians."""
-    figure = Figure(figsize=(6.9, height))
-    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, codes) in zip(all_axes, panels.items()):
-        axes.scatter(*codes.T, c=labels, cmap="tab10", vmin=0, vmax=9, s=2, alpha=0.6,
-                     linewidth=0, rasterized=True)
-        for label, spot in zip(labels.unique().tolist(), numeral_places(codes, labels)):
-            rims = [Stroke(linewidth=1.4 * height, foreground=f"C{label}"),
-                    Stroke(linewidth=0.8 * height, foreground="white"), Normal()]
-            axes.text(*spot, str(label), path_effects=rims, size=3 * height, weight="bold",
-                      ha="center", va="center")
-        kind = "component" if title == "PCA" else "hidden neuron"
-        axes.set(title=title, xlabel=f"{kind} 1", ylabel=f"{kind} 2")
+def draw_plane(path, codes, labels):
+    """Codes (N, 2) as dots coloured by `labels` (N,); numerals at the classes' medians."""
+    figure = Figure(figsize=(6.9, 4))
+    axes = figure.subplots()
+    axes.scatter(*codes.T, c=labels, cmap="tab10", vmin=0, vmax=9, s=2, alpha=0.6, linewidth=0,
+                 rasterized=True)
+    for label, spot in zip(labels.unique().tolist(), numeral_places(codes, labels)):
+        rims = [Stroke(linewidth=5.6, foreground=f"C{label}"),
+                Stroke(linewidth=3.2, foreground="white"), Normal()]
+        axes.text(*spot, str(label), path_effects=rims, size=12, weight="bold", ha="center",
+                  va="center")
+    axes.set(xlabel="hidden neuron 1", ylabel="hidden neuron 2")
     save_figure(figure, path)
 
 
@@ -341,12 +301,12 @@ def draw_classes(path, codes, labels, names):
     save_figure(figure, path)
 
 
-def draw_rows(path, rows, width):
+def draw_rows(path, rows):
     """{name: images (n, 784)} under each other, on one grey scale from 0 to 1."""
     images = torch.stack(list(rows.values())).cpu()  # (rows, n, 784)
     columns = images.shape[1]
     tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28), columns, pad_value=0.5)[0]
-    figure = Figure(figsize=(width, 0.8 * width * len(rows) / columns))
+    figure = Figure(figsize=(4.2, 3.4 * len(rows) / columns))
     axes = figure.subplots()
     axes.imshow(tiles.numpy(), vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], frame_on=False)
