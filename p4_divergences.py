@@ -243,8 +243,8 @@ def add_estimates(numbers, args, device):
     for name, pair in PAIRS.items():
         for theta in pair["sampled"]:
             found = estimates(name, theta, args.points, args.repetitions, device)
+            stem = f"{name}/{theta:g}"
             for key, values in found.items():
-                stem = f"{name}/{theta:g}"
                 mean = values.mean().item()
                 numbers[f"{stem}/mean/{key}"] = mean
                 numbers[f"{stem}/sd/{key}"] = values.std().item()
@@ -306,8 +306,11 @@ def draw_estimates(path, numbers):
             axes.plot(theta, curves[key], color="0.6")
             axes.errorbar(sampled, means, sds, fmt="ok", markersize=2.5, elinewidth=0.8)
             axes.set_title(label if name == "gaussians" else "")
+            if curves[key][-1].isinf():
+                axes.set_title("exact: $\\infty$", y=0.85, loc="left", fontsize=6)
         row[0].set_ylabel(pair["title"])
     figure.supxlabel(r"position $\theta$ of $q$", fontsize=8)
+    figure.supylabel("divergence (KL and JS in nats)", fontsize=8)
     save_figure(figure, path)
 
 

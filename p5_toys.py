@@ -364,15 +364,14 @@ def map_numbers(results):
 
 # -------------------------------------------------------------------------------------- figures
 def draw_prior_figure(path, scores, samples, far):
-    """Samples of the seed of median share under both priors; the shares of all seeds."""
+    """Samples of the first seed under both priors; the shares of all seeds."""
     figure = Figure(figsize=(5.2, 1.8))
     *panels, shares_axes = figure.subplots(1, len(PRIORS) + 1)
     shares = scores["share"].view(len(PRIORS), -1).cpu()
-    seeds = shares.shape[1]
-    middle = shares[0].argsort()[seeds // 2].item()
     for i, (axes, prior) in enumerate(zip(panels, PRIORS)):
-        points = samples[i * seeds + middle, :2000].cpu()
-        between = far[i * seeds + middle, :2000].cpu()
+        first = i * shares.shape[1]
+        points = samples[first, :2000].cpu()
+        between = far[first, :2000].cpu()
         axes.scatter(*points[~between].T, s=2, color="0.6", linewidths=0)
         axes.scatter(*points[between].T, s=4, color="C3", marker="x", linewidths=0.5)
         axes.set(title=f"{prior} $z$", xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal",
