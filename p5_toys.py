@@ -1,52 +1,38 @@
 """Problems 5.7 and 5.8 in the plane: what Gaussian noise costs a GAN, and what a cycle loss adds.
 
-    python p5_toys.py                  everything, 2 minutes
-    python p5_toys.py --seeds 3        of fewer trainings
+    python p5_toys.py
 
 It writes plots/p5_toys.json, the record, and plots/p5_toys_prior.pdf and plots/p5_toys_maps.pdf.
 
 5.7: GANs (Goodfellow et al. 2014, arXiv:1406.2661) learn eight separated modes, from Gaussian noise
-and from noise of eight components with the same variance. A continuous generator of Gaussian noise
-has to put samples between the modes: their share is measured. Also, exactly: the norms of Gaussian
-draws, and of the points on the way between two.
+and from a mixture with the same covariance. The supports of both are connected, so a continuous
+generator puts samples between the modes; how many depends on the mass between the preimages.
 
 5.8: two maps between six clusters and their quarter turn, learned unpaired: two independent GANs,
 the simpler model, against the pair with a cycle loss (CycleGAN: Zhu et al. 2017, arXiv:1703.10593;
 DiscoGAN: Kim et al. 2017, arXiv:1703.05192). The right correspondence is known, and scores them.
 
-The networks of an experiment are stacked along the first dimension of their weights and train side
-by side.
+The networks of an experiment are stacked along the first dimension of their weights.
 """
 import argparse
-import contextlib
-import errno
+import hashlib
 import io
 import json
 import math
 import os
-import platform
-import re
 import shlex
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
     os.environ["MPLBACKEND"] = "agg"  # a notebook hands down its own, which may be missing here
-import matplotlib
-import numpy as np
 import torch
-import torchvision
+from matplotlib import style
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 from tqdm import tqdm
 
-HERE = Path(__file__).resolve().parent
 FAR = 5  # a point farther than this many standard deviations from every mode is between the modes
 
 # 5.7: modes on the unit circle, (8, 2)
@@ -54,7 +40,6 @@ MODES = torch.tensor([[math.cos(k * math.tau / 8), math.sin(k * math.tau / 8)] f
 MODE_SD = 0.05
 PRIORS = ("Gaussian", "mixture")  # of z; the mixture has as many components, on a circle too
 COMPONENT_SD = 0.15
-DIMENSIONS = (2, 10, 100)  # of which norms are given; 100 are gan.py's
 
 # 5.8: six clusters without a symmetry, (6, 2), centred
 CLUSTERS = torch.tensor([[-1.6, 0.9], [-0.5, 1.5], [1.2, 1.1],
@@ -65,40 +50,42 @@ TURN = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])  # the right map, a quarter turn:
 PAIRS = 3  # clusters whose centres come with their right image, for the variant that is given some
 
 # How GANs are trained: Adam's learning rate and betas, the weight of the R1 penalty, whether the
-# learning rate decays, and the weight of the past in the moving average of the generator, which is
+# learning rate falls, and the weight of the past in the moving average of the generator, which is
 # the one that is judged. "prior" and "stable" follow Mescheder et al. 2018 (arXiv:1801.04406): R1,
-# no momentum. "plain" is Adam with PyTorch's betas, three times its rate, and nothing else.
+# no momentum. Plain is Adam and nothing else: PyTorch's rate or three times it, with PyTorch's
+# beta1 or that of the papers. One more recipe, or variant, is one more line here.
+PLAIN = {"lr": 1e-3, "betas": (0.9, 0.999), "r1": 0.0, "decay": False, "average": 0.0}
 RECIPES = {
-    "prior": {"lr": 2e-3, "betas": (0.0, 0.9), "r1": 0.01, "decay": True, "average": 0.998},
+    "Adam 1e-3 0.9": PLAIN,
+    "Adam 1e-3 0.5": PLAIN | {"betas": (0.5, 0.999)},
+    "Adam 3e-3 0.9": PLAIN | {"lr": 3e-3},
+    "Adam 3e-3 0.5": PLAIN | {"lr": 3e-3, "betas": (0.5, 0.999)},
     "stable": {"lr": 3e-3, "betas": (0.0, 0.9), "r1": 0.1, "decay": True, "average": 0.995},
-    "plain": {"lr": 3e-3, "betas": (0.9, 0.999), "r1": 0.0, "decay": False, "average": 0.0},
+    "prior": {"lr": 2e-3, "betas": (0.0, 0.9), "r1": 0.01, "decay": True, "average": 0.998},
 }
-# 5.8: name: (recipe, weights of the cycle loss, of the identity loss, of the loss on given pairs)
-VARIANTS = {
-    "plain, independent": ("plain", (0, 0, 0)),
-    "plain, cycle": ("plain", (0.1, 0, 0)),
-    "independent": ("stable", (0, 0, 0)),
-    "cycle": ("stable", (0.1, 0, 0)),
-    "strong cycle": ("stable", (1, 0, 0)),
-    "identity": ("stable", (0.1, 0.1, 0)),
-    "pairs": ("stable", (0.1, 0, 1)),
-}
+# 5.8: {recipe: {variant: weights of the cycle loss, the identity loss, the loss on given pairs}}
+VARIANTS = {recipe: {f"{recipe}, independent": (0, 0, 0), f"{recipe}, cycle": (0.1, 0, 0)}
+            for recipe in RECIPES if recipe.startswith("Adam")}
+VARIANTS["stable"] = {"independent": (0, 0, 0), "cycle": (0.1, 0, 0), "strong cycle": (1, 0, 0),
+                      "identity": (0.1, 0.1, 0), "pairs": (0.1, 0, 1)}
+VERDICTS = ("right", "wrong", "inconsistent", "collapsed")  # on a trained pair, see verdict_on
 
 
 # ------------------------------------------------------------------- model: n MLPs side by side
-def init_mlps(sizes, seeds):
+def init_mlps(sizes, seeds, device):
     """[weights (n, in, out), biases (n, 1, out), ...] of n MLPs, one for each of `seeds`.
 
     Weights are normal with variance 2 / in, biases 0 (He et al. 2015, arXiv:1502.01852).
     """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    networks = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        networks.append([torch.randn(shape, device=device) for shape in zip(sizes, sizes[1:])])
     params = []
-    for fan_in, fan_out in zip(sizes, sizes[1:]):
-        normal = torch.stack([torch.randn(fan_in, fan_out, generator=generator)
-                              for generator in generators])
-        params.append(normal * math.sqrt(2 / fan_in))
-        params.append(torch.zeros(len(seeds), 1, fan_out))
-    return params
+    for normals in map(torch.stack, zip(*networks)):  # (n, in, out), of one layer
+        params.append(normals * math.sqrt(2 / normals.shape[1]))
+        params.append(torch.zeros_like(normals[:, :1]))
+    return [p.requires_grad_() for p in params]
 
 
 def mlp(params, x):
@@ -115,165 +102,118 @@ def discriminator_loss(params, reals, fakes, r1):
 
     reals and fakes: (n, B, 2). The penalty, at reals, is R1 (Mescheder et al. 2018, section 4).
     """
-    reals = reals.clone().requires_grad_()
+    reals = reals.clone().requires_grad_(r1 > 0)
     on_reals = mlp(params, reals)
-    slope, = torch.autograd.grad(on_reals.sum(), reals, create_graph=True)
-    entropy = F.softplus(-on_reals) + F.softplus(mlp(params, fakes))
-    return entropy.mean((1, 2)) + r1 / 2 * slope.square().sum(2).mean(1)
+    loss = (F.softplus(-on_reals) + F.softplus(mlp(params, fakes))).mean((1, 2))
+    if r1 > 0:
+        slope, = torch.autograd.grad(on_reals.sum(), reals, create_graph=True)
+        loss = loss + r1 / 2 * slope.square().sum(2).mean(1)
+    return loss
 
 
 def generator_loss(params, fakes):
-    """-log D(G(z)) of fakes (n, B, 2), a mean over the batch, by n discriminators: (n,).
-
-    The non-saturating loss (Goodfellow et al. 2014, section 3).
-    """
+    """-log D(G(z)), the mean over fakes (n, B, 2): (n,) (Goodfellow et al. 2014, section 3)."""
     return F.softplus(-mlp(params, fakes)).mean((1, 2))
 
 
 # ------------------------------------------------------------------------------------- training
-def learning_rate(recipe, progress):
-    """The recipe's, constant or falling to 0 over the second half; `progress` is in [0, 1)."""
-    if not recipe["decay"]:
-        return recipe["lr"]
-    return recipe["lr"] * min(1, 2 - 2 * progress)
-
-
-def descend(optimizer, losses):
+def descend(optimizer, losses, rate):
     """One step of the optimizer's parameters, and of no others, down the sum of losses (n,)."""
+    optimizer.param_groups[0]["lr"] = rate
     optimizer.zero_grad()
     losses.sum().backward(inputs=optimizer.param_groups[0]["params"])
     optimizer.step()
 
 
-def train(draw, seeds, *, width, depth, recipe, steps, device, extra_loss=None):
+def train(draw, seeds, width, depth, recipe, steps, device, extra_loss=None):
     """Train n = len(seeds) GANs of MLPs with `depth` hidden layers of `width` units.
 
     draw() gives the generators' inputs and real points, each (n, B, 2). extra_loss(params, fakes,
     reals) adds to the generators' loss (n,). Returns the moving average of the generators'
-    parameters, on the CPU. Network i enters GAN loss i alone and Adam works by element, so
-    that GANs touch only where extra_loss ties them: in train_maps the two maps of a pair.
+    parameters. Network i enters GAN loss i alone and Adam works by element, so that GANs touch
+    only where extra_loss ties them: in train_maps the two maps of a pair.
     """
-    def trainable(params):
-        return [p.to(device).requires_grad_() for p in params]
-
-    def make_optimizer(params):
-        return torch.optim.Adam(params, lr=recipe["lr"], betas=recipe["betas"], fused=True)
-
+    recipe = RECIPES[recipe]
     hidden = depth * [width]
-    generators = trainable(init_mlps([2, *hidden, 2], [10 * seed + 2 for seed in seeds]))
-    discriminators = trainable(init_mlps([2, *hidden, 1], [10 * seed + 1 for seed in seeds]))
+    generators = init_mlps([2, *hidden, 2], [10 * seed + 2 for seed in seeds], device)
+    discriminators = init_mlps([2, *hidden, 1], [10 * seed + 1 for seed in seeds], device)
     average = [p.detach().clone() for p in generators]
-    optimizer_g = make_optimizer(generators)
-    optimizer_d = make_optimizer(discriminators)
+    optimizer_g = torch.optim.Adam(generators, betas=recipe["betas"], fused=True)
+    optimizer_d = torch.optim.Adam(discriminators, betas=recipe["betas"], fused=True)
+    torch.manual_seed(1)  # the same points for all
     for step in tqdm(range(steps), leave=False, disable=None):
-        for optimizer in (optimizer_g, optimizer_d):
-            optimizer.param_groups[0]["lr"] = learning_rate(recipe, step / steps)
+        rate = recipe["lr"]
+        if recipe["decay"]:  # to 0 over the second half
+            rate *= min(1, 2 - 2 * step / steps)
         inputs, reals = draw()
-        reals = reals.to(device)
-        fakes = mlp(generators, inputs.to(device))
+        fakes = mlp(generators, inputs)
         # (1) discriminators
         losses = discriminator_loss(discriminators, reals, fakes.detach(), recipe["r1"])
-        descend(optimizer_d, losses)
+        descend(optimizer_d, losses, rate)
         # (2) generators
         losses = generator_loss(discriminators, fakes)
         if extra_loss is not None:
             losses = losses + extra_loss(generators, fakes, reals)
-        descend(optimizer_g, losses)
+        descend(optimizer_g, losses, rate)
         for mean, p in zip(average, generators):
             mean.lerp_(p.detach(), 1 - recipe["average"])
-    if not all(p.isfinite().all() for p in average):
+    if not math.isfinite(sum(p.sum().item() for p in average)):
         raise FloatingPointError("a generator's weights are no longer finite")
-    return [p.cpu() for p in average]
+    return average
 
 
 # --------------------------------------------------------------------------- 5.7: Gaussian noise
-def draw_around(centres, sd, shape, generator):
+def draw_around(centres, sd, shape, device):
     """Points (*shape, 2) of an equal mixture of Gaussians around the centres (k, 2), of one sd."""
-    component = torch.randint(len(centres), shape, generator=generator)
-    return centres[component] + sd * torch.randn(*shape, 2, generator=generator)
+    component = torch.randint(len(centres), shape, device=device)
+    return centres.to(device)[component] + sd * torch.randn(*shape, 2, device=device)
 
 
-def draw_priors(shape, generator):
-    """z (2 n, B, 2), for `shape` = (n, B): of N(0, I), then of the mixture.
+def draw_priors(shape, device):
+    """z (2 n, B, 2) for `shape` = (n, B): of N(0, I), then of the mixture.
 
-    The mixture has eight components on a circle and variance 1 in each coordinate too.
+    The mixture has eight components on a circle and covariance I too.
     """
-    gaussian = torch.randn(*shape, 2, generator=generator)
+    gaussian = torch.randn(*shape, 2, device=device)
     radius = math.sqrt(2 * (1 - COMPONENT_SD**2))  # a circle's coordinates have variance radius^2/2
-    mixture = draw_around(radius * MODES, COMPONENT_SD, shape, generator)
+    mixture = draw_around(radius * MODES, COMPONENT_SD, shape, device)
     return torch.cat((gaussian, mixture))
 
 
 def stretch(params, z):
-    """The local Lipschitz constants (n, B) of generators at z (n, B, 2).
-
-    That is the largest singular value of their Jacobian.
-    """
+    """Largest singular values (n, B) of the Jacobians of generators at z (n, B, 2)."""
     z = z.clone().requires_grad_()
-    gradients = []
-    for coordinate in range(2):
-        total = mlp(params, z)[..., coordinate].sum()
-        gradients.append(torch.autograd.grad(total, z)[0])
+    images = mlp(params, z)
+    gradients = [torch.autograd.grad(images[..., coordinate].sum(), z, retain_graph=True)[0]
+                 for coordinate in range(2)]
     return torch.linalg.matrix_norm(torch.stack(gradients, 2), 2)
 
 
 def judge_samples(params, z):
     """Scores (n,) of generators at z (n, B, 2), their samples (n, B, 2), and which are far (n, B).
 
-    share: of the samples that are between the modes; modes: those that got more than 1 % of the
-    samples; stretch: the largest local Lipschitz constant.
+    share: of the samples that are between the modes; stretch: the largest local Lipschitz constant.
     """
-    samples = mlp(params, z)
-    to_nearest, nearest = torch.cdist(samples, MODES).min(2)
-    far = to_nearest > FAR * MODE_SD
-    hits = F.one_hot(nearest, len(MODES)) * ~far[..., None]  # (n, B, modes)
-    modes = (hits.float().mean(1) > 0.01).sum(1)
-    scores = {"share": far.float().mean(1), "modes": modes.float(),
-              "stretch": stretch(params, z).amax(1)}
+    samples = mlp(params, z).detach()
+    far = torch.cdist(samples, MODES.to(z.device)).amin(2) > FAR * MODE_SD
+    scores = {"share": far.float().mean(1), "stretch": stretch(params, z).amax(1)}
     return scores, samples, far
 
 
 def compare_priors(args, device):
-    """Train and judge both priors over all seeds.
-
-    {score: (2, seeds)}, a line for each prior; samples (2 seeds, 10 000, 2); which are far.
-    """
-    generator = torch.Generator().manual_seed(args.seed)
+    """Train and judge both priors over all seeds, stacked in the order of PRIORS: judge_samples."""
+    seeds = [1000 + i for i in range(args.seeds)]
 
     def draw():
-        reals = draw_around(MODES, MODE_SD, (args.seeds, 128), generator)
-        z = draw_priors((args.seeds, 128), generator)
-        return z, reals.repeat(2, 1, 1)  # both priors see the same points
+        reals = draw_around(MODES, MODE_SD, (args.seeds, 128), device)
+        z = draw_priors((args.seeds, 128), device)
+        return z, reals.repeat(len(PRIORS), 1, 1)  # both priors see the same points
 
-    seeds = [1000 * args.seed + i for i in range(args.seeds)]
-    params = train(draw, 2 * seeds, width=64, depth=3, recipe=RECIPES["prior"],
-                   steps=args.prior_steps, device=device)
-    z = draw_priors((args.seeds, 10_000), generator)
-    scores, samples, far = judge_samples(params, z)
-    return {name: score.view(2, -1) for name, score in scores.items()}, samples, far
-
-
-def shell(dimension):
-    """For z ~ N(0, I) in d dimensions: mean and sd of |z| / sqrt(d), and P(|z|^2 < d/2).
-
-    Exactly: |z| has the chi distribution.
-    """
-    half = torch.tensor(dimension / 2, dtype=torch.float64)
-    mean = ((half + 0.5).lgamma() - half.lgamma()).exp() / half.sqrt()
-    sd = (1 - mean**2).sqrt()
-    inside = torch.special.gammainc(half, half / 2)
-    return mean.item(), sd.item(), inside.item()
+    params = train(draw, len(PRIORS) * seeds, 64, 3, "prior", args.prior_steps, device)
+    return judge_samples(params, draw_priors((args.seeds, 10_000), device))
 
 
 # --------------------------------------------------------------------------------- 5.8: two maps
-@dataclass
-class Maps:
-    """What the trained pairs of maps of one variant do."""
-    scores: dict  # {score: (2, seeds)}, of F and of G, see judge_maps
-    verdicts: list  # of each pair, see verdicts_on
-    images: torch.Tensor  # F(x), (seeds, 1200, 2)
-
-
 def swap(halves):
     """The halves along the first dimension trade places: F's with G's, or X's with Y's."""
     first, second = halves.chunk(2)
@@ -282,12 +222,7 @@ def swap(halves):
 
 def both_domains(x, count):
     """Points x (B, 2) of X, `count` times, then as often their right images: (2 count, B, 2)."""
-    return torch.stack((x, x @ TURN)).repeat_interleave(count, 0)
-
-
-def variants_of(recipe):
-    """Names of the variants that a recipe trains."""
-    return [name for name, (used, _) in VARIANTS.items() if used == recipe]
+    return torch.stack((x, x @ TURN.to(x.device))).repeat_interleave(count, 0)
 
 
 def distance(points, targets):
@@ -301,34 +236,35 @@ def train_maps(recipe, weights, args, device):
     `weights` are those of the (cycle, identity, pairs) losses. The networks are stacked as all F,
     then all G, so that their inputs are (x, y), their fakes (F(x), G(y)), their reals (y, x).
     """
-    generator = torch.Generator().manual_seed(args.seed)
-    seeds_f = [1000 * args.seed + i for i in range(args.seeds)]
+    seeds_f = [1000 + i for i in range(args.seeds)]
     seeds_g = [seed + 500 for seed in seeds_f]
     seeds = len(weights) * seeds_f + len(weights) * seeds_g
-    of_networks = torch.tensor(weights).repeat_interleave(args.seeds, 0).repeat(2, 1).to(device)
+    of_networks = torch.tensor(weights, dtype=torch.float32, device=device)
+    of_networks = of_networks.repeat_interleave(args.seeds, 0).repeat(2, 1)
     cycle, identity, pairs = of_networks.T  # (networks,) each
-    paired = both_domains(CLUSTERS[:PAIRS], len(weights) * args.seeds).to(device)
+    has_cycle, has_identity, has_pairs = map(any, zip(*weights))
+    paired = both_domains(CLUSTERS[:PAIRS].to(device), len(weights) * args.seeds)
 
     def draw():
-        drawn = draw_around(CLUSTERS, CLUSTER_SD, (2, args.seeds, 64), generator)
+        drawn = draw_around(CLUSTERS, CLUSTER_SD, (2, args.seeds, 64), device)
         x, others = drawn.repeat(1, len(weights), 1, 1)  # all variants see the same points
-        inputs = torch.cat((x, others @ TURN))  # unpaired: y are the images of other points
+        inputs = torch.cat((x, others @ TURN.to(device)))  # unpaired: y are images of other points
         return inputs, swap(inputs)
 
     def extra_loss(params, fakes, reals):
         loss = 0
-        if cycle.any():  # F(G(y)) is y, G(F(x)) is x
+        if has_cycle:  # F(G(y)) is y, G(F(x)) is x
             loss = loss + cycle * distance(mlp(params, swap(fakes)), reals)
-        if identity.any():  # F(y) is y, G(x) is x
+        if has_identity:  # F(y) is y, G(x) is x
             loss = loss + identity * distance(mlp(params, reals), reals)
-        if pairs.any():
+        if has_pairs:
             loss = loss + pairs * distance(mlp(params, paired), swap(paired))
         return loss
 
-    return train(draw, seeds, width=32, depth=2, recipe=RECIPES[recipe], steps=args.map_steps,
-                 device=device, extra_loss=extra_loss)
+    return train(draw, seeds, 32, 2, recipe, args.map_steps, device, extra_loss)
 
 
+@torch.no_grad()
 def judge_maps(params, x):
     """Scores at x (B, 2) of n maps F and n maps G, each (2, n), F's first; F(x) (n, B, 2).
 
@@ -337,434 +273,272 @@ def judge_maps(params, x):
     the right cluster.
     """
     count = len(params[0]) // 2
-    labels = torch.cdist(x, CLUSTERS).argmin(1)
+    clusters = CLUSTERS.to(x.device)
+    labels = torch.cdist(x, clusters).argmin(1)
     points = both_domains(x, count)
-    targets = swap(both_domains(CLUSTERS, count))
     images = mlp(params, points)
-    to_nearest, nearest = torch.cdist(images, targets).min(2)
+    to_nearest, nearest = torch.cdist(images, swap(both_domains(clusters, count))).min(2)
     on = to_nearest <= FAR * CLUSTER_SD
     # how often points of a cluster end nearest to which target, (2n, cluster, target)
-    votes = F.one_hot(labels).T.float() @ F.one_hot(nearest, len(CLUSTERS)).float()
-    distinct = F.one_hot(votes.argmax(2)).amax(1).sum(1)
+    one_hot = torch.eye(len(CLUSTERS), device=x.device)
+    votes = one_hot[labels].T @ one_hot[nearest]
+    distinct = one_hot[votes.argmax(2)].amax(1).sum(1)
     returned = swap(mlp(params, swap(images)))  # (G(F(x)), F(G(y)))
-    agreement = on & (nearest == labels)
-    scores = {"distinct": distinct.float(), "on": on.float().mean(1),
+    scores = {"distinct": distinct, "on": on.float().mean(1),
               "round_trip": (returned - points).norm(dim=2).mean(1),
-              "agreement": agreement.float().mean(1)}
+              "agreement": (on & (nearest == labels)).float().mean(1)}
     return {name: score.view(2, count) for name, score in scores.items()}, images[:count]
 
 
-def verdicts_on(scores):
-    """What each pair of maps is, by scores of both: right, wrong or neither.
+def verdict_on(scores):
+    """What a pair of maps is, by {score: (2,)} of F and G.
 
-    Wrong: one-to-one and back within a cluster's sd, as the cycle loss asks, but not the right map.
+    collapsed: clusters share a target; wrong: one-to-one and back within a cluster's sd, as the
+    cycle loss asks, but not the right map; inconsistent: none of the other three.
     """
-    one_to_one = (scores["distinct"] == len(CLUSTERS)) & (scores["on"] >= 0.9)
-    consistent = (one_to_one & (scores["round_trip"] <= CLUSTER_SD)).all(0)
-    agrees = (scores["agreement"] >= 0.9).all(0)
-    verdicts = []
-    for is_consistent, is_right in zip(consistent.tolist(), agrees.tolist()):
-        if not is_consistent:
-            verdicts.append("neither")
-        elif is_right:
-            verdicts.append("right")
-        else:
-            verdicts.append("wrong")
-    return verdicts
+    if (scores["distinct"] < len(CLUSTERS)).any():
+        return "collapsed"
+    if (scores["on"] < 0.9).any() or (scores["round_trip"] > CLUSTER_SD).any():
+        return "inconsistent"
+    return "right" if (scores["agreement"] >= 0.9).all() else "wrong"
 
 
 def compare_maps(args, device):
-    """Points x (1200, 2), and {variant: Maps}; the variants of a recipe train side by side."""
-    generator = torch.Generator().manual_seed(args.seed)
-    x = draw_around(CLUSTERS, CLUSTER_SD, (1200,), generator)
+    """Points x (1200, 2), and {variant: (scores (2, seeds), verdicts, F(x) (seeds, 1200, 2))}."""
+    torch.manual_seed(1)
+    x = draw_around(CLUSTERS, CLUSTER_SD, (1200,), device)
     results = {}
-    for recipe in ("plain", "stable"):
-        names = variants_of(recipe)
-        weights = [VARIANTS[name][1] for name in names]
-        params = train_maps(recipe, weights, args, device)
+    for recipe, variants in VARIANTS.items():
+        params = train_maps(recipe, list(variants.values()), args, device)
         all_scores, all_images = judge_maps(params, x)
-        for i, name in enumerate(names):
-            of_variant = slice(i * args.seeds, (i + 1) * args.seeds)
-            scores = {key: score[:, of_variant] for key, score in all_scores.items()}
-            results[name] = Maps(scores, verdicts_on(scores), all_images[of_variant])
+        for i, name in enumerate(variants):
+            own = slice(i * args.seeds, (i + 1) * args.seeds)
+            scores = {key: score[:, own] for key, score in all_scores.items()}
+            verdicts = [verdict_on({key: score[:, seed] for key, score in scores.items()})
+                        for seed in range(args.seeds)]
+            results[name] = scores, verdicts, all_images[own]
     return x, results
 
 
-# ---------------------------------------------------------------------- numbers of the record
+# ------------------------------------------------------------------------------------- results
 def statistics(name, scores):
     """{name/score/statistic: value} over the seeds, of {score: (seeds,)}."""
-    numbers = {}
-    for key, score in scores.items():
-        values = {"mean": score.mean(), "std": score.std(), "min": score.min(), "max": score.max()}
-        for statistic, value in values.items():
-            numbers[f"{name}/{key}/{statistic}"] = value.item()
-    return numbers
+    kinds = {"mean": torch.mean, "std": torch.std, "max": torch.max}
+    return {f"{name}/{key}/{kind}": function(score).item()
+            for key, score in scores.items() for kind, function in kinds.items()}
 
 
-def make_numbers(prior_scores, x, results):
-    """The record's numbers, from what compare_priors and compare_maps return."""
-    difference = prior_scores["share"][0] - prior_scores["share"][1]
+def prior_numbers(scores):
+    """The record's numbers of 5.7, from the scores of compare_priors."""
+    by_prior = {key: score.view(len(PRIORS), -1) for key, score in scores.items()}
+    gaussian, mixture = by_prior["share"]
     numbers = {"ideal/share": math.exp(-FAR**2 / 2),  # of the data itself
-               "paired/positive": (difference > 0).sum().item(),
-               "chance/round_trip": torch.cdist(x, x).mean().item()}
-    for dimension in DIMENSIONS:
-        mean, sd, inside = shell(dimension)
-        numbers[f"norm/{dimension}/mean"] = mean
-        numbers[f"norm/{dimension}/sd"] = sd
-        numbers[f"norm/{dimension}/midpoint"] = mean / math.sqrt(2)
-        numbers[f"norm/{dimension}/inside"] = inside
-    for name, maps in results.items():
-        for verdict in ("right", "wrong", "neither"):
-            numbers[f"{name}/{verdict}"] = maps.verdicts.count(verdict)
+               "paired/positive": (gaussian > mixture).sum().item()}
     for i, prior in enumerate(PRIORS):
-        numbers |= statistics(prior, {key: score[i] for key, score in prior_scores.items()})
-    numbers |= statistics("paired", {"share": difference})
-    for name, maps in results.items():
-        of_pairs = {key: score.mean(0) for key, score in maps.scores.items()}
-        numbers |= statistics(name, of_pairs)
+        numbers |= statistics(prior, {key: score[i] for key, score in by_prior.items()})
+    for dimension in (2, 100):  # of the draws of N(0, I), how many have a norm below sqrt(d/2)
+        half = torch.tensor(dimension / 2, dtype=torch.float64)
+        numbers[f"norm/{dimension}/inside"] = torch.special.gammainc(half, half / 2).item()
     return numbers
 
 
-def print_numbers(numbers, names):
-    """A line for each of `names`: the means over the seeds and the verdicts."""
-    for name in names:
-        texts = []
-        for key, value in numbers.items():
-            if key.startswith(f"{name}/") and not key.endswith(("/std", "/min", "/max")):
-                texts.append(f"{key.split('/')[1]} {value:.3g}")
-        print(f"{name:20}" + ", ".join(texts))
+def map_numbers(results):
+    """The record's numbers of 5.8: of every variant, and of the plain recipes together.
+
+    covered: the share of seeds in which neither map lets clusters share a target.
+    """
+    results = dict(results)
+    for loss in ("independent", "cycle"):
+        plain = [results[name] for name in results if name.endswith(f", {loss}")]
+        scores = {key: torch.cat([own[key] for own, _, _ in plain], 1) for key in plain[0][0]}
+        results[f"plain, {loss}"] = scores, sum((verdicts for _, verdicts, _ in plain), []), None
+    numbers = {}
+    for name, (scores, verdicts, _) in results.items():
+        for verdict in VERDICTS:
+            numbers[f"{name}/{verdict}"] = verdicts.count(verdict)
+        numbers[f"{name}/neither"] = len(verdicts) - sum(map(verdicts.count, ("right", "wrong")))
+        numbers[f"{name}/covered"] = 1 - verdicts.count("collapsed") / len(verdicts)
+        numbers |= statistics(name, {key: score.mean(0) for key, score in scores.items()})
+    return numbers
 
 
 # -------------------------------------------------------------------------------------- figures
-def draw_samples(axes, samples, far):
-    """Samples (B, 2), with crosses at those that are far (B,)."""
-    axes.scatter(*samples[~far].T, s=2, color="0.6", linewidths=0)
-    axes.scatter(*samples[far].T, s=4, color="C3", marker="x", linewidths=0.5)
-    axes.set(xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal", xlabel="$x_1$")
-
-
-def draw_norms(axes):
-    """Norms of draws, and on straight paths between two draws, over sqrt(d); a band of 2 sd."""
-    position = np.linspace(0, 1, 101)
-    draws = np.ones_like(position)
-    paths = np.hypot(position, 1 - position)  # (1 - t) z + t z' is N(0, I) times this
-    for dimension, style in zip(DIMENSIONS, (":", "--", "-")):
-        mean, _, _ = shell(dimension)
-        axes.plot(position, paths * mean, style, color="C3")
-        axes.plot(position, draws * mean, style, color="black", label=f"d = {dimension}")
-    mean, sd, _ = shell(DIMENSIONS[-1])
-    for factor, color in ((paths, "C3"), (draws, "black")):
-        low = factor * (mean - 2 * sd)
-        high = factor * (mean + 2 * sd)
-        axes.fill_between(position, low, high, color=color, alpha=0.2, linewidth=0)
-    axes.set(xlabel="position $t$ on the path", title=r"norm$\,/\sqrt{d}$", ylim=(0.55, 1.75),
-             yticks=(0.75, 1, 1.25))
-    axes.legend(loc="upper center", ncols=3, fontsize=6, handlelength=1.5, columnspacing=0.6,
-                borderpad=0)
-
-
 def draw_prior_figure(path, scores, samples, far):
-    """Samples of the seed of median share under both priors, the shares of all seeds, and norms."""
-    figure = Figure(figsize=(6.5, 1.75))
-    panels = figure.subplots(1, 4, width_ratios=(1, 1, 0.8, 1.2))
-    seeds = scores["share"].shape[1]
-    middle = scores["share"][0].argsort()[seeds // 2].item()
-    for i, prior in enumerate(PRIORS):
-        network = i * seeds + middle
-        draw_samples(panels[i], samples[network, :2000], far[network, :2000])
-        panels[i].set_title(f"{prior} $z$")
-    panels[0].set_ylabel("$x_2$")
-    shares = scores["share"].clamp_min(1e-4)  # 0 is not on a logarithmic scale
-    panels[2].semilogy([0, 1], shares, color="0.5", marker="o", markersize=3, linewidth=0.7)
-    panels[2].set(xticks=[0, 1], xlim=(-0.4, 1.4), title="share between")
-    panels[2].set_xticklabels(PRIORS)
-    draw_norms(panels[3])
+    """Samples of the first seed under both priors; the shares of all seeds."""
+    figure = Figure(figsize=(5.2, 1.8))
+    *panels, shares_axes = figure.subplots(1, len(PRIORS) + 1)
+    shares = scores["share"].view(len(PRIORS), -1).cpu()
+    for i, (axes, prior) in enumerate(zip(panels, PRIORS)):
+        first = i * shares.shape[1]
+        points = samples[first, :2000].cpu()
+        between = far[first, :2000].cpu()
+        axes.scatter(*points[~between].T, s=2, color="0.6", linewidths=0)
+        axes.scatter(*points[between].T, s=4, color="C3", marker="x", linewidths=0.5)
+        axes.set(title=f"{prior} $z$", xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal",
+                 xlabel="$x_1$", ylabel="$x_2$")
+    shares = shares.clamp_min(1e-4)  # 0 is not on a logarithmic scale
+    shares_axes.semilogy(PRIORS, shares, color="0.5", marker="o", markersize=3, linewidth=0.7)
+    shares_axes.set(xlim=(-0.4, 1.4), xlabel="$z$", ylabel="share between modes", title="all seeds")
     save_figure(figure, path)
-
-
-def draw_clusters(axes, points, labels):
-    """Points (B, 2) in the colours of their labels (B,), the clusters they come from, numbered."""
-    for k in range(len(CLUSTERS)):
-        cluster = points[labels == k]
-        axes.scatter(*cluster.T, s=2, color=f"C{k}", linewidths=0)
-        axes.annotate(str(k + 1), cluster.mean(0).tolist(), xytext=(3, 2),
-                      textcoords="offset points")
 
 
 def draw_maps_figure(path, x, results):
-    """x, its right image, and F(x) of the first seed of some variants that has some verdict."""
-    panels = {"$x$": x, "right map\nof $x$": x @ TURN}
-    for name, verdict, title in (
-            ("plain, independent", "neither", "plain,\nindependent"),
-            ("independent", "neither", "independent:\nnot consistent"),
-            ("cycle", "wrong", "cycle: con-\nsistent, wrong"),
-            ("pairs", "right", "pairs:\nright")):
-        maps = results[name]
-        if verdict in maps.verdicts:
-            panels[title] = maps.images[maps.verdicts.index(verdict)]
-    labels = torch.cdist(x, CLUSTERS).argmin(1)
-    targets = CLUSTERS @ TURN
-    figure = Figure(figsize=(6.5, 1.7))
-    all_axes = figure.subplots(1, len(panels), sharex=True, sharey=True)
-    for axes, (title, points) in zip(all_axes, panels.items()):
+    """x, its right image, F(x) of the first seed of some variants; the verdicts on all seeds."""
+    panels = {"$x$": x, "right map of $x$": x @ TURN.to(x.device)}
+    first, *_ = VARIANTS  # of the recipes
+    for name in (*VARIANTS[first], "independent", "cycle", "strong cycle", "pairs"):
+        _, _, images = results[name]
+        panels[name.replace(", ", ",\n")] = images[0]
+    labels = torch.cdist(x, CLUSTERS.to(x.device)).argmin(1).cpu()
+    figure = Figure(figsize=(6.5, 2.7))
+    left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1))
+    grid = left.subplots(2, 4, sharex=True, sharey=True).flat
+    for axes, (title, points) in zip(grid, panels.items()):
         if points is not x:
-            axes.scatter(*targets.T, s=130, facecolors="none", edgecolors="0.7", linewidths=0.7)
-        draw_clusters(axes, points, labels)
-        axes.set(aspect="equal", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xticks=(-2, 0, 2),
-                 yticks=(-2, 0, 2))
-        axes.set_title(title, fontsize=8)
-    figure.supxlabel("first coordinate", fontsize=8)
-    all_axes[0].set_ylabel("second coordinate")
+            axes.scatter(*(CLUSTERS @ TURN).T, s=60, facecolors="none", edgecolors="0.7")
+        for k in range(len(CLUSTERS)):
+            cluster = points[labels == k].cpu()
+            axes.scatter(*cluster.T, s=2, color=f"C{k}", linewidths=0)
+            axes.annotate(str(k + 1), cluster.mean(0).tolist(), xytext=(3, 2),
+                          textcoords="offset points", fontsize=6)
+        axes.set(aspect="equal", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xticks=(-2, 0, 2))
+        axes.set_title(title, fontsize=7)
+    left.supxlabel("first coordinate", fontsize=8)
+    left.supylabel("second coordinate", fontsize=8)
+    draw_verdicts(right.subplots(), results)
     save_figure(figure, path)
 
 
-# ------------------------------------------------------- files: the same text in every script
+def draw_verdicts(axes, results):
+    """A bar for each variant: how many of its seeds got which verdict."""
+    start = torch.zeros(len(results))
+    for verdict, grey in zip(VERDICTS, ("black", "0.45", "0.75", "white")):
+        counts = torch.tensor([verdicts.count(verdict) for _, verdicts, _ in results.values()])
+        axes.barh(list(results), counts, left=start, color=grey, edgecolor="black", label=verdict)
+        start += counts
+    axes.tick_params(axis="y", labelsize=6)
+    axes.invert_yaxis()
+    axes.set_xlabel("seeds")
+    axes.figure.legend(loc="outside upper center", ncols=2, fontsize=6)
+
+
+# --------------------------------------------------------------------------------- command line
+def parse_args():
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--seeds", type=int, default=10, help="trainings of everything")
+    parser.add_argument("--prior-steps", type=int, default=3500, help="of each training of 5.7")
+    parser.add_argument("--map-steps", type=int, default=2500, help="of each training of 5.8")
+    parser.add_argument("--out-dir", type=Path, default=HERE / "plots", help="of the results")
+    parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
+    args = parser.parse_args()
+    if args.seeds < 2 or min(args.prior_steps, args.map_steps) < 1:
+        parser.error("a spread needs 2 seeds, and a training 1 step, at least")
+    args.run_name = name_run("p5_toys", args, parser)
+    return args
+
+
+def main():
+    args = parse_args()
+    device = choose_device(args.no_cuda)
+    scores, samples, far = compare_priors(args, device)
+    x, results = compare_maps(args, device)
+    numbers = prior_numbers(scores) | map_numbers(results)
+    for name, value in numbers.items():
+        if not name.endswith(("/std", "/max")):
+            print(f"{name:40}{value:.3g}")
+    stem = args.out_dir / args.run_name
+    draw_prior_figure(f"{stem}_prior.pdf", scores, samples, far)
+    draw_maps_figure(f"{stem}_maps.pdf", x, results)
+    write_record(f"{stem}.json", args, device, numbers=numbers, curves={},
+                 seconds=time.process_time())
+    print(f"record and figures: {stem}*")
+
+
+# ---------------------------------------------- files and runs: the same text in every script
+HERE = Path(__file__).resolve().parent
+NO_SETTINGS = ("data_dir", "out_dir", "runs_dir", "resume", "draw", "log_interval", "no_cuda",
+               "run_name")  # flags that do not change what a run computes
 STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
          "image.cmap": "gray", "figure.constrained_layout.use": True, "pdf.fonttype": 42,
          "legend.frameon": False, "lines.linewidth": 1.2}
 
 
+def settings_of(args):
+    """{name: value} of the flags that decide what a run computes."""
+    return {name: value for name, value in vars(args).items() if name not in NO_SETTINGS}
+
+
+def name_run(name, args, parser):
+    """`name` and every setting that is not its default: vae_fashion_beta0.5_seed2."""
+    for flag, value in settings_of(args).items():
+        if value != parser.get_default(flag):
+            dash = "-" if flag[-1].isdigit() else ""  # beta1-0.5
+            name += f"_{flag.replace('_', '-')}{dash}{str(value).removesuffix('.0')}"
+    return name
+
+
 def choose_device(no_cuda):
-    """The CUDA device where there is one and `no_cuda` is off, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() and not no_cuda else "cpu")
-
-
-@contextlib.contextmanager
-def own_settings():
-    """Figures in this script's style and float32, whatever is configured; undone afterwards."""
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items()
-                if "backend" not in key}  # figures here are no windows
+    """The GPU where there is one; OSError where PyTorch cannot use it."""
+    device = torch.device("cuda" if torch.cuda.is_available() and not no_cuda else "cpu")
     try:
-        with matplotlib.rc_context(defaults | STYLE):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
+        torch.ones(1, device=device).sum().item()
+    except RuntimeError as error:  # a GPU that is full, or too old for this PyTorch
+        cause = str(error).splitlines()[0]
+        raise OSError(f"the GPU cannot be used ({cause}): give --no-cuda") from error
+    return device
 
 
-def prepare_folders(*folders):
-    """Make folders, see that they can be written, delete half-written files of dead processes."""
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-        for part in folder.glob(".part-*"):
-            with contextlib.suppress(OSError, ValueError):  # another process was faster
-                if is_running(int(part.name.split("-")[1])):
-                    continue
-                if part.is_dir():
-                    shutil.rmtree(part)
-                else:
-                    part.unlink()
-
-
-def is_running(process_id):
-    """Whether there is such a process. Windows cannot be asked, but deletes no open file."""
-    if os.name != "posix":
-        return False
-    try:
-        os.kill(process_id, 0)  # sends nothing
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """Yield a name beside `path`, this process's own; renamed to `path` if the block succeeds."""
+def write_file(path, content):
+    """Write bytes beside `path`, then rename them: a file is whole or not there."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    part = path.with_name(f".part-{path.name}")
     try:
-        yield part
+        part.write_bytes(content)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
 def save_figure(figure, path):
-    """Write a figure as PDF without its date, so that the same picture is the same bytes."""
-    content = io.BytesIO()  # matplotlib would hide a full disk behind a fault of its own
+    """Write a figure as PDF, without its date: the same picture is the same bytes."""
+    content = io.BytesIO()
     figure.savefig(content, format="pdf", metadata={"CreationDate": None})
-    with replacing(path) as part:
-        part.write_bytes(content.getvalue())
+    write_file(path, content.getvalue())
 
 
-def machine(device):
-    """Where a result is made: processor, threads, versions, this script's commit ("+": changed)."""
-    if device.type == "cuda":
-        processor = torch.cuda.get_device_name(device)
-    else:
-        cpuinfo = Path("/proc/cpuinfo")
-        lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-        processor = models[0] if models else platform.processor() or platform.machine()
-    commit = "unknown"
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, check=True,
-                              capture_output=True, text=True)
-        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", __file__], cwd=HERE)
-        commit = head.stdout.strip() + ("+" if changed.returncode else "")
-    versions = {module.__name__: str(module.__version__)
-                for module in (torch, torchvision, np, matplotlib)}
-    return {"processor": processor, "threads": torch.get_num_threads(), "commit": commit,
-            "versions": versions}
+def write_record(path, args, device, **results):
+    """Write command, settings, code, machine and results of a run as JSON."""
+    typed = [word for word in sys.argv[1:] if word != "--resume"]
+    cuda = device.type == "cuda"
+    processor = torch.cuda.get_device_name() if cuda else torch.backends.cpu.get_cpu_capability()
+    record = {"command": shlex.join(["python", Path(__file__).name, *typed]),
+              "settings": settings_of(args), "code": code_identity(), "processor": processor,
+              "threads": torch.get_num_threads(), "torch": torch.__version__, **results}
+    write_file(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def settings_of(args):
-    """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
-    others = ("data_dir", "out_dir", "runs_dir", "judge_dir", "resume", "fresh", "draw",
-              "log_interval", "no_cuda", "run_name", "command", "flags")
-    return {name: value for name, value in vars(args).items() if name not in others}
+def code_identity(script=__file__):
+    """A hash of a script above its files and runs, without lines that are comments or empty."""
+    source = Path(script).read_text(encoding="utf-8")
+    problem, _, _ = source.partition("files and runs: the same text")
+    kept = [line for line in problem.splitlines() if line.strip() and line.strip()[0] != "#"]
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
 
 
-def write_record(path, args, machines, numbers, headline=(), **fields):
-    """Write a run's record as JSON; of one that was there, print how the `headline` moved.
-
-    `numbers` maps names to plain numbers; the report decides how many of their digits it prints.
-    """
-    record = {"command": args.command, "settings": settings_of(args), "machines": machines,
-              **fields, "numbers": numbers}
-    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        before = json.loads(path.read_text())["numbers"]
-        for name in headline:
-            print(f"{path.stem}: {name} {before[name]:.6g} -> {numbers[name]:.6g}")
-    with replacing(path) as part:
-        part.write_text(text)
-
-
-def number(kind, least, most):
-    """An argparse type: a number of `kind`, int or float, from `least` to `most`."""
-    def convert(text):
-        value = kind(text)
-        if not least <= value <= most:  # a NaN fails too
-            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
-        return value
-    convert.__name__ = kind.__name__  # argparse says "invalid int value"
-    return convert
-
-
-def folder(text):
-    """An argparse type: a path, in which ~ is the home folder also where no shell has seen it."""
+def run(main, stopped=""):
+    """Call main() with this script's figure style; what a person can mend ends in one line."""
+    script = Path(__file__).name
     try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # there is no such user
-        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
-
-
-def named(args, prefix, chosen, parser, argv):
-    """`args` with .command, as one types it again, and .run_name.
-
-    The name is `prefix`, which stands for the flags `chosen`, and every other setting that is not
-    its default, the seed last: gan_fashion_lr-g0.0002_beta1-0.5_seed3.
-    """
-    defaults = vars(parser.parse_args([]))
-    words = [prefix]
-    for name, value in sorted(settings_of(args).items(), key=lambda setting: setting[0] == "seed"):
-        if name not in chosen and value != defaults[name]:
-            flag = name.replace("_", "-") + ("-" if name[-1].isdigit() else "")
-            text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
-            words.append(flag + text)
-    args.run_name = getattr(args, "run_name", None) or "_".join(words)
-    if not re.fullmatch(r"\w([\w.-]{0,117}\w)?", args.run_name):
-        parser.error(f"the run's name {args.run_name!r} is not 1 to 119 letters, digits, '_', '.' "
-                     "and '-', the first and the last no '.' or '-': give another --run-name")
-    typed = [word for word in argv if word not in ("--resume", "--fresh")]
-    args.command = shlex.join(["python", Path(__file__).name, *typed])
-    return args
-
-
-def run(main):
-    """Call main(); a fault that a person can mend ends in one line and with status 1.
-
-    Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
-    """
-    script = Path(sys.argv[0]).name
-    again = "vae.py, gan.py and p3_autoencoder.py go on with --resume"
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a notebook's stream has none
-            stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        main()
-        sys.stdout.flush()
+        with style.context(["default", STYLE]):  # whatever a person has configured
+            main()
     except KeyboardInterrupt:
-        print(f"\n{script}: stopped; {again}", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python itself flushes once more at the end
-        sys.exit(f"{script}: its output was closed (broken pipe); {again}")
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "alloc" not in str(error).lower():
-            raise
-        sys.exit(f"{script}: out of memory: give smaller sizes; {again}")
+        sys.exit(f"\n{script}: stopped{stopped}")
     except (OSError, FloatingPointError) as error:
-        advice = ""
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            advice = "; make room, or name another folder"
-        elif getattr(error, "errno", None):
-            advice = "; name another folder"
-        sys.exit(f"{script}: {error}{advice}")
-
-
-# ------------------------------------------------------------------------------- command line
-def parse_args(argv=None):
-    """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
-    argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
-    parser.add_argument("--prior-steps", type=number(int, 1, 10**6), default=3500, help="of 5.7")
-    parser.add_argument("--map-steps", type=number(int, 1, 10**6), default=2500, help="of 5.8")
-    parser.add_argument("--seeds", type=number(int, 2, 99), default=10,
-                        help="trainings of everything, side by side")
-    parser.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="of all chance")
-    parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
-    parser.add_argument("--out-dir", type=folder, default=HERE / "plots",
-                        help="for the figures and the record")
-    return named(parser.parse_args(argv), "p5_toys", (), parser, argv)
-
-
-def fingerprint(args):
-    """What two steps of both experiments leave: stretch of the generators, squares of the maps.
-
-    By one thread in float32; a record whose code computes something else today is found by them.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    cpu = torch.device("cpu")
-    short = argparse.Namespace(**vars(args) | {"prior_steps": 2, "map_steps": 2})
-    scores, _, _ = compare_priors(short, cpu)
-    numbers = [scores["stretch"].mean().item()]
-    for recipe in ("plain", "stable"):
-        weights = [VARIANTS[name][1] for name in variants_of(recipe)]
-        params = train_maps(recipe, weights, short, cpu)
-        numbers.append(sum(p.double().square().sum().item() for p in params))
-    torch.set_num_threads(threads)
-    return numbers
-
-
-def main(argv=None):
-    args = parse_args(argv)
-    with own_settings():
-        prepare_folders(args.out_dir)
-        device = choose_device(args.no_cuda)
-        start = time.perf_counter()
-        two_steps = fingerprint(args)
-        prior_scores, samples, far = compare_priors(args, device)
-        x, results = compare_maps(args, device)
-        numbers = make_numbers(prior_scores, x, results)
-        print_numbers(numbers, (*PRIORS, *results))
-
-        stem = args.out_dir / args.run_name
-        draw_prior_figure(Path(f"{stem}_prior.pdf"), prior_scores, samples, far)
-        draw_maps_figure(Path(f"{stem}_maps.pdf"), x, results)
-        write_record(
-            Path(f"{stem}.json"), args, [machine(device)], numbers,
-            headline=("Gaussian/share/mean", "mixture/share/mean"), fingerprint=two_steps,
-            seconds=time.perf_counter() - start, curves={})
-    print(f"record and figures: {stem}*")
+        sys.exit(f"{script}: {error}")
+    except torch.OutOfMemoryError as error:
+        sys.exit(f"{script}: {error}; give smaller sizes, or --no-cuda")
 
 
 if __name__ == "__main__":
