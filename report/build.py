@@ -130,7 +130,7 @@ def latex(value, digits):
 
 
 def uses(sources):
-    """{(digits, pattern of names)} of every \\num in LaTeX sources; an argument, #2, may be any.
+    """{(digits, name)} of every \\num in LaTeX sources; a name may have arguments of macros, #1.
 
     A macro whose option is the digits, \\newcommand{\\mean}[3][]{... \\num[#1]{...}}, is one line.
     """
@@ -140,8 +140,7 @@ def uses(sources):
             words = [digits, *re.findall(r"\{([^{}]*)\}", arguments), *9 * ["#2"]]
             sources += re.sub(r"#(\d)", lambda n, words=words: words[int(n[1]) - 1], body)
     found = set(re.findall(r"\\num\[([^]#]*)\]\{([^{}]*)\}", sources))
-    return {(digits, ".+".join(map(re.escape, re.split(r"#\d", " ".join(name.split())))))
-            for digits, name in found}
+    return {(digits, " ".join(name.split())) for digits, name in found}
 
 
 def definitions(values, sources):
@@ -150,11 +149,11 @@ def definitions(values, sources):
     values = {name: value for name, value in values.items() if plain.fullmatch(name)}
     found = {f"@{name}": latex(value, "") for name, value in values.items()
              if isinstance(value, str)}
-    for digits, pattern in uses(sources):
-        kind = int if digits == "d" else (int, float)
-        for name in filter(re.compile(pattern).fullmatch, values):
-            if isinstance(values[name], kind):
-                found[f"{digits}@{name}"] = latex(values[name], digits)
+    for digits, name in uses(sources):
+        pattern = ".+".join(map(re.escape, re.split(r"#\d", name)))
+        for each in filter(re.compile(pattern).fullmatch, values) if "#" in name else [name]:
+            if isinstance(values.get(each), int if digits == "d" else (int, float)):
+                found[f"{digits}@{each}"] = latex(values[each], digits)
     return found
 
 

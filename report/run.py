@@ -83,53 +83,49 @@ def is_older(path, *others):
     return any(other.stat().st_mtime > path.stat().st_mtime for other in others if other.exists())
 
 
-def log_of(command):
-    return LOGS / f"{re.sub('[^A-Za-z0-9.-]+', '_', command)}.txt"
-
-
 def start(command):
-    """Start a command; a training that the code of today began goes on."""
+    """(process, its log) of a command; a training that the code of today began goes on."""
     _, script, *flags = command.split()
     begun = f"{command}, code {vae.code_identity(ROOT / script)}\n"
-    LOGS.mkdir(parents=True, exist_ok=True)
-    log = log_of(command)
+    log = LOGS / f"{re.sub('[^A-Za-z0-9.-]+', '_', command)}.txt"
     if script in TRAINERS and log.exists() and log.read_text(errors="replace").startswith(begun):
         flags.append("--resume")
+    LOGS.mkdir(parents=True, exist_ok=True)
     log.write_text(begun)
     with log.open("a") as output:
         return subprocess.Popen([sys.executable, "-u", script, *flags], cwd=ROOT, stdout=output,
-                                stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
+                                stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"}), log
 
 
-def last_words(command):
+def last_words(log):
     """The last line that a command wrote; its log no longer says whose code began it."""
-    _, _, said = log_of(command).read_text(errors="replace").partition("\n")
-    log_of(command).write_text(said)
+    _, _, said = log.read_text(errors="replace").partition("\n")
+    log.write_text(said)
     return said.strip().rpartition("\n")[2]
 
 
 def run_all(todo):
     """Run the lines `todo`, and score what is to be scored; how many failed."""
-    waiting, running, steps, failed = list(todo), {}, {}, 0
+    waiting, running, failed = list(todo), {}, 0
     try:
         while waiting or running:
-            phases = {phase_of(line) for line in [*waiting[:1], *running.values()]}
-            if waiting and (not running or len(running) == 1 and phases == {1}):
+            busy = [line for line, *_ in running.values()]
+            phases = {phase_of(line) for line in [*busy, *waiting[:1]]}
+            if waiting and (not busy or len(busy) == 1 and phases == {1}):
                 line = waiting.pop(0)
                 step = next_step(line, read_records())
                 if step and not (failed and script_of(line) == "p5_seeds.py"):
                     print(f"{len(todo) - len(waiting)} of {len(todo)}: {step}", flush=True)
-                    steps[line] = step
-                    running[start(step)] = line
+                    child, log = start(step)
+                    running[child] = line, step, log
             time.sleep(0.1)
             for child in [child for child in running if child.poll() is not None]:
-                line = running.pop(child)
-                step = steps[line]
+                line, step, log = running.pop(child)
                 if child.returncode == 0 and next_step(line, read_records()) != step:
                     waiting.insert(0, line)  # its samples are to be scored
                 else:
                     failed += 1
-                    why = last_words(step) if child.returncode else "it left no record or samples"
+                    why = last_words(log) if child.returncode else "it left no record or samples"
                     print(f"FAILED: {step}: {why}", flush=True)
     finally:
         for child in running:
