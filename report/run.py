@@ -49,9 +49,10 @@ def read_plan(pattern):
 
 
 def read_records():
-    """{(command, code): (path, record)} of plots/."""
-    return {(str(record.get("command")), str(record.get("code"))): (path, record)
-            for path, record in build.read_records(build.PLOTS).items()}
+    """{(command, code): (path, record)} of plots/; of a record and its copy, the shorter name."""
+    found = build.read_records(build.PLOTS)
+    return {(str(found[path].get("command")), str(found[path].get("code"))): (path, found[path])
+            for path in sorted(found, key=lambda path: len(path.name), reverse=True)}
 
 
 def made_today(command, records):
@@ -97,10 +98,12 @@ def start(command):
                                 stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"}), log
 
 
-def last_words(log):
-    """The last line that a command wrote; its log no longer says whose code began it."""
-    _, _, said = log.read_text(errors="replace").partition("\n")
-    log.write_text(said)
+def why_failed(status, log):
+    """A line on a command that ended with `status` and is not done."""
+    if status <= 0:
+        return f"killed by signal {-status}" if status else "it left no record or samples"
+    said = log.read_text(errors="replace").partition("\n")[2]
+    log.write_text(said)  # without saying whose code began it: it may have refused to
     return said.strip().rpartition("\n")[2]
 
 
@@ -125,8 +128,7 @@ def run_all(todo):
                     waiting.insert(0, line)  # its samples are to be scored
                 else:
                     failed += 1
-                    why = last_words(log) if child.returncode else "it left no record or samples"
-                    print(f"FAILED: {step}: {why}", flush=True)
+                    print(f"FAILED: {step}: {why_failed(child.returncode, log)}", flush=True)
     finally:
         for child in running:
             child.terminate()

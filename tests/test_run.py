@@ -33,6 +33,8 @@ if __name__ == "__main__":
     if plan == "hang":
         write(kept, "unfinished")
         time.sleep(60)
+    if plan == "die":
+        os.kill(os.getpid(), 9)
     if plan == "refuse" and "--resume" not in sys.argv:
         sys.exit(f"some output\\n{name} cannot")
     write(pathlib.Path("runs", f"{name}_samples.npz"), "")
@@ -95,6 +97,7 @@ def test_what_has_a_record_of_todays_code_is_done_and_nothing_else(project, tmp_
     assert ran == sorted(RUN) and done.returncode == 0, done.stderr
     assert "6 of 6 lines" in done.stdout and "6 of 6: python p5_seeds.py" in done.stdout
     assert json.loads((project / "plots/vae.json").read_text())["numbers"] == {"threads": 1}
+    shutil.copy(project / "plots/vae.json", project / "plots/vae_copy.json")
     assert campaign(project)[0] == []
     elsewhere = tmp_path / "elsewhere"  # samples and logs do not travel, nor do times
     shutil.copytree(project, elsewhere, ignore=shutil.ignore_patterns("runs"), copy_function=shutil.copyfile)
@@ -161,5 +164,7 @@ def test_what_fails_is_named_with_its_last_line_and_the_others_run(project):
         assert {"p1", "vae"} <= set(ran) and "p5_seeds" not in ran and done.returncode == 1
         assert "FAILED: python vae.py: vae cannot\n" in done.stdout
         assert "FAILED: python p1.py: it left no record" in done.stdout
+    (project / "plan").write_text('{"vae": "die"}')
+    assert "FAILED: python vae.py: killed by signal 9" in campaign(project)[1].stdout
     (project / "plan").write_text("{}")
-    assert campaign(project)[0] == sorted(["p1", *RUN[2:5], "p5_seeds"])
+    assert campaign(project)[0] == ["p5_compare normal_vae", "p5_compare vae", "p5_seeds", "vae --resume"]
