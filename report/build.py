@@ -81,8 +81,9 @@ def values_of(records):
         dataset = record.get("dataset") or record.get("settings", {}).get("dataset")
         unit = values.get(f"real_{dataset}_scores/frechet")
         for name in record["numbers"]:
-            if unit and name.endswith("frechet") and f"{run}/{name}" in values:
-                values[f"{run}/{name}_ratio"] = values[f"{run}/{name}"] / unit
+            value = values.get(f"{run}/{name}")
+            if unit and name.endswith("frechet") and isinstance(value, float):
+                values[f"{run}/{name}_ratio"] = value / unit
     for group, run in SEEDS.items():
         losses = [values.get(f"{run}{seed}/test_loss") for seed in ("", "_seed2", "_seed3")]
         if None not in losses:

@@ -25,16 +25,14 @@ import build  # noqa: E402
 import vae  # noqa: E402
 
 LOGS = ROOT / "runs/log"
+TABLES = "python p5_seeds.py"
+SAMPLED = ("python vae.py", "python gan.py")
 PHASE = {"p5_compare.py": 0, "p5_seeds.py": 2, "tests/bench.py": 2}  # others 1, two at a time
 TRAINERS = ("vae.py", "gan.py", "p3_autoencoder.py")  # they can resume
 
 
-def script_of(command):
-    return command.split()[1]
-
-
 def phase_of(command):
-    return PHASE.get(script_of(command), 1)
+    return PHASE.get(command.split()[1], 1)
 
 
 def read_plan(pattern):
@@ -57,7 +55,7 @@ def read_records():
 
 def made_today(command, records):
     """(path, record) of a command if its script's code of today made it, else None."""
-    return records.get((command, vae.code_identity(ROOT / script_of(command))))
+    return records.get((command, vae.code_identity(ROOT / command.split()[1])))
 
 
 def next_step(line, records):
@@ -65,10 +63,10 @@ def next_step(line, records):
     if not made_today(line, records):
         return line
     path, record = made_today(line, records)
-    if script_of(line) == "p5_seeds.py":
+    if line == TABLES:
         return line if is_older(path, *LOGS.glob("*p5_compare*")) else None
     settings = record.get("settings", {})
-    if script_of(line) not in ("vae.py", "gan.py") or settings.get("dataset") != "fashion":
+    if not line.startswith(SAMPLED) or settings.get("dataset") != "fashion":
         return None  # the ruler is for Fashion-MNIST
     fitted = [f"normal_{path.stem}"] if settings.get("components") else []
     for run in [path.stem, *fitted]:
@@ -117,7 +115,7 @@ def run_all(todo):
             if waiting and (not busy or len(busy) == 1 and phases == {1}):
                 line = waiting.pop(0)
                 step = next_step(line, read_records())
-                if step and not (failed and script_of(line) == "p5_seeds.py"):
+                if step and not (failed and line == TABLES):
                     print(f"{len(todo) - len(waiting)} of {len(todo)}: {step}", flush=True)
                     child, log = start(step)
                     running[child] = line, step, log
@@ -145,10 +143,9 @@ def main():
     plan, records = read_plan(args.pattern), read_records()
     if not plan:
         sys.exit(f"run.py: no line of report/runs.txt has {args.pattern!r} in it")
-    todo = []
-    for line in plan:
-        if next_step(line, records) or (todo and script_of(line) == "p5_seeds.py"):
-            todo.append(line)
+    todo = [line for line in plan if next_step(line, records)]
+    if todo and TABLES in plan:
+        todo = [line for line in todo if line != TABLES] + [TABLES]
     print(f"{len(todo)} of {len(plan)} lines are to be run")
     if args.list:
         print(*todo, sep="\n")

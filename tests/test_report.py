@@ -90,6 +90,7 @@ def test_the_report_builds_without_a_fault_whatever_lies_beside_its_files(copy):
     for name, content in ((plots / "._p1.json", b"\0\5\026\7"), (copy / "._p1.tex", b"\0\xff"), (plots / "a.json", b""),
                           (copy / "notes.tex", b"caf\xe9 \\num[.2f]{a/b}"), (plots / "b.json", b"\xff{"),
                           (plots / "c.json", b'{"numbers": {"frechet": NaN}, "seconds": "", "command": []}'),
+                          (plots / "d.json", b'{"numbers": {"frechet": "x"}, "dataset": "fashion", "command": []}'),
                           (plots / "100%_scores.json", json.dumps(own | {"command": "python a\\{%"}).encode())):
         name.write_bytes(content)
     source = copy / "p1.tex"
