@@ -6,9 +6,10 @@ Every number in the report is named after the record that holds it, with the dig
 to, \\num[.2f]{vae_mnist/test_loss} (Python's format; p is per cent, G keeps the zeros of g);
 settings and commands are named alike. This script looks them up, writes them as LaTeX definitions
 (report/build/numbers.tex) and calls latexmk; a name that no record holds, or a figure that no
-script wrote, stops the build.
+script wrote, stops the build. What else lies in plots/, whole or damaged, changes nothing.
 """
 import json
+import math
 import os
 import re
 import shutil
@@ -18,193 +19,188 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PLOTS = HERE.parent / "plots"
-SEEDS = {  # runs that differ in the seed alone: their mean and standard deviation have names, too
-    "vae_mnist_seeds": ["vae_mnist", "vae_mnist_seed2", "vae_mnist_seed3"],
-    "vae_mnist_float32_seeds": ["vae_mnist_precisionfloat32", "vae_mnist_precisionfloat32_seed2",
-                                "vae_mnist_precisionfloat32_seed3"],
-}
+PLOTS = [HERE.parent / folder for folder in ("plots/bench", "plots/sweep", "plots")]
+PACKAGES = ("Debian, Ubuntu: apt install latexmk lmodern texlive-latex-recommended "
+            "texlive-fonts-recommended")
+SEEDS = {"vae_mnist_seeds": "vae_mnist",  # with _seed2 and _seed3: their mean has a name, too
+         "vae_mnist_float32_seeds": "vae_mnist_precisionfloat32"}
 
 
-def read_records():
-    """{run: record} of every record under plots/, of published values and of report/screen.py.
+# -------------------------------------------------------------------------------------- records
+def read_records(folders):
+    """{path: record} of the JSON files in `folders`, without those that are no record."""
+    records = {}
+    for path in [path for folder in folders for path in sorted(folder.glob("[!.]*.json"))]:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            values_in("", record)
+            records[path] = record
+        except Exception:  # anything may lie there; what no sentence names does no harm
+            continue
+    return records
 
-    "again/run" is what `report/run.py --again` found for that run, on another machine.
+
+def read_search():
+    """The search for better settings as one record: COMMAND/NAME of every trial."""
+    trials = map(json.loads, (HERE / "screening.jsonl").read_text(encoding="utf-8").splitlines())
+    return {"numbers": {f"{trial['command'].removeprefix('python report/screen.py ')}/{name}": value
+                        for trial in trials for name, value in trial.items()}}
+
+
+def values_in(run, record):
+    """{run/name: value} of one record: finite numbers; settings, command and processor as text.
+
+    Also minutes; as first/NAME its curves' first values; of D's verdicts under right and wrong
+    labels the mean over the classes.
     """
-    paths = [HERE / "published.json", *sorted(PLOTS.rglob("*.json"))]
-    records = {path.name.removesuffix(".json"): json.loads(path.read_text()) for path in paths}
-    trials = map(json.loads, (HERE / "screening.jsonl").read_text().splitlines())
-    numbers = {f"{trial['command'].removeprefix('python report/screen.py ')}/{name}": value
-               for trial in trials for name, value in trial.items()
-               if isinstance(value, (int, float))}
-    again = json.loads((HERE / "again.json").read_text())
-    return records | {"screen": {"numbers": numbers}} | {
-        f"again/{run}": record for run, record in again.items()}
+    found = dict(record["numbers"])
+    found["minutes"] = record.get("seconds", 0) / 60
+    for name, curve in record.get("curves", {}).items():
+        found[f"first/{name}"] = curve[0] if curve else None
+    for name in ("d_right", "d_wrong"):
+        if f"{name}_0" in found:
+            found[name] = statistics.mean(found[f"{name}_{c}"] for c in range(10))
+    for flag, value in record.get("settings", {}).items():
+        found[f"settings/{flag}"] = str(value)
+    found["command"] = record.get("command")
+    found["processor"] = record.get("machines", [record])[-1].get("processor")
+    return {f"{run}/{name}": value for name, value in found.items() if isinstance(value, str)
+            or isinstance(value, (int, float)) and math.isfinite(value)}
 
 
-def numbers_of(records):
-    """{run/name: number} of every record, and what follows from them.
+def values_of(records):
+    """{run/name: number or text} of {run: record}, and what follows from several records.
 
-    Of the groups of SEEDS mean, sd and count; of every record its minutes and, as "first/name",
-    its curves' first values; of D's verdicts under right and wrong labels the mean over the
-    classes; of every Frechet distance that p5_compare.py has recorded its ratio to that of real
-    images.
+    Of every Frechet distance its ratio to that of real images; mean, sd and count of SEEDS; what
+    the campaign took.
     """
-    numbers = {f"{run}/{name}": number for run, record in records.items()
-               for name, number in record["numbers"].items()}
+    values = {}
     for run, record in records.items():
-        numbers[f"{run}/minutes"] = record.get("seconds", 0) / 60
-        for name, curve in record.get("curves", {}).items():
-            if curve and isinstance(curve[0], float):
-                numbers[f"{run}/first/{name}"] = curve[0]
-        for name in ("d_right", "d_wrong"):
-            if f"{name}_0" in record["numbers"]:
-                numbers[f"{run}/{name}"] = statistics.mean(
-                    record["numbers"][f"{name}_{c}"] for c in range(10))
+        values |= values_in(run, record)
+    for run, record in records.items():
         dataset = record.get("dataset") or record.get("settings", {}).get("dataset")
-        for name, number in record["numbers"].items():
-            of = dataset or name.split("/")[0].split("_")[-1]  # bench.py's rows are named after it
-            unit = numbers.get(f"real_{of}_scores/frechet")
-            if unit and name.endswith("frechet"):
-                numbers[f"{run}/{name}_ratio"] = number / unit
-    for group, runs in SEEDS.items():
-        for name in records[runs[0]]["numbers"]:
-            values = [numbers[f"{run}/{name}"] for run in runs]
-            numbers[f"{group}/{name}/mean"] = statistics.mean(values)
-            numbers[f"{group}/{name}/sd"] = statistics.stdev(values)
-        numbers[f"{group}/count"] = len(runs)
-    return numbers | campaign_of(records)
+        unit = values.get(f"real_{dataset}_scores/frechet")
+        for name in record["numbers"]:
+            value = values.get(f"{run}/{name}")
+            if unit and name.endswith("frechet") and isinstance(value, float):
+                values[f"{run}/{name}_ratio"] = value / unit
+    for group, run in SEEDS.items():
+        losses = [values.get(f"{run}{seed}/test_loss") for seed in ("", "_seed2", "_seed3")]
+        if None not in losses:
+            values[f"{group}/count"] = len(losses)
+            values[f"{group}/test_loss/mean"] = statistics.mean(losses)
+            values[f"{group}/test_loss/sd"] = statistics.stdev(losses)
+    return values | campaign(values, records)
 
 
-def campaign_of(records):
-    """{campaign/name: number} that say what the records took: runs, trainings, hours, machines."""
-    campaign = of_the_campaign(records)
-    runs = [record for record in campaign.values() if "machines" in record]
-    trainings = [record for record in runs if "precision" in record]
-    numbers = {"runs": len(runs), "trainings": len(trainings),
-               "processors": len(processors_of(campaign)),
-               "hours": sum(record["seconds"] for record in runs) / 3600,
-               "bfloat16": sum(record["precision"] == "bfloat16" for record in trainings),
-               "float32": sum(record["precision"] == "float32" for record in trainings)}
-    return {f"campaign/{name}": number for name, number in numbers.items()}
+def campaign(values, records):
+    """{campaign/name: value}: what the runs of runs.txt, their scores and the race took."""
+    commands = {run: values.get(f"{run}/command", "") for run in records}
+    plan = set((HERE / "runs.txt").read_text(encoding="utf-8").splitlines()) - {""}
+    planned = {run for run, command in commands.items() if command in plan}
+    scores = {run for run, command in commands.items()
+              if re.sub("^python p5_compare.py (normal_)?", "", command) in planned}
+    once = {commands[run]: run for run in sorted(planned | scores, key=len, reverse=True)}
+    runs = {*once.values(), *(run for run in records if run.startswith("bench_"))}
+    trained = [records[run].get("precision", "float32") for run in runs
+               if commands[run].startswith(("python vae.py", "python gan.py"))]
+    processors = {values.get(f"{run}/processor", "?") for run in runs}
+    found = {"runs": len(runs), "trainings": len(trained), "bfloat16": trained.count("bfloat16"),
+             "float32": trained.count("float32"), "processors": " and ".join(sorted(processors)),
+             "hours": sum(values.get(f"{run}/minutes", 0) for run in runs) / 60}
+    return {f"campaign/{name}": value for name, value in found.items()}
 
 
-def of_the_campaign(records):
-    """`records` without those of the second opinion."""
-    return {run: record for run, record in records.items() if not run.startswith("again/")}
-
-
-def processors_of(records):
-    """Names of the processors that the records were made on, in order."""
-    return sorted({machine["processor"] for record in records.values()
-                   for machine in record.get("machines", [])})
-
-
-def texts_of(records):
-    """{run/name: text, as LaTeX}: settings/flag, command and processor of every record.
-
-    And campaign/processors, all those of the campaign.
-    """
-    texts = {"campaign/processors": verbatim(" and ".join(processors_of(of_the_campaign(records))))}
-    for run, record in records.items():
-        for flag, value in record.get("settings", {}).items():
-            texts[f"{run}/settings/{flag}"] = verbatim(value)
-            if isinstance(value, dict):
-                texts |= {f"{run}/settings/{flag}/{key}": verbatim(part)
-                          for key, part in value.items()}
-        if record.get("machines"):
-            texts[f"{run}/processor"] = verbatim(record["machines"][-1]["processor"])
-        if "command" in record:
-            texts[f"{run}/command"] = verbatim(record["command"])
-    return texts
-
-
-def printed(number, digits):
-    """A number to `digits`, as a person reads it: 105.40, 1.2e-05, 12%."""
-    if digits.endswith("G"):
-        return format(number, f"#{digits[:-1]}g")
-    return format(number, digits.replace("p", "%"))
-
-
-def latex(number, digits):
+# ---------------------------------------------------------------------------------------- LaTeX
+def latex(value, digits):
     """A number to `digits`, as LaTeX: powers of ten, minus and per cent as they are printed.
 
-    Whole numbers of five digits or more have a thin space between thousands.
+    Whole numbers of five digits or more have a thin space between thousands. Without digits text,
+    for \\texttt: special characters escaped, and no ligature between hyphens.
     """
-    if digits == "d" and abs(number) >= 10_000:
-        return rf"\ensuremath{{{number:,}}}".replace(",", r"\,")
-    mantissa, _, power = printed(number, digits).partition("e")
+    if not digits:
+        escaped = re.sub(r"[\\{}~^_#&%$]", lambda found: rf"\char{ord(found[0])}{{}}", value)
+        return escaped.replace("--", "-{}-")
+    if digits == "d" and abs(value) >= 10_000:
+        return rf"\ensuremath{{{value:,}}}".replace(",", r"\,")
+    python = f"#{digits[:-1]}g" if digits.endswith("G") else digits.replace("p", "%")
+    mantissa, _, power = format(value, python).partition("e")
     if power:
         return rf"\ensuremath{{{mantissa} \times 10^{{{int(power)}}}}}"
     return rf"\ensuremath{{{mantissa}}}".replace("%", r"\%")
 
 
-def verbatim(text):
-    """Text for \\texttt: special characters escaped, and no ligature between hyphens."""
-    return re.sub(r"([_#&%$])", r"\\\1", str(text)).replace("--", "-{}-")
-
-
-def expanded(sources):
-    """LaTeX sources with every call of a macro whose digits are its option replaced by its body."""
-    definition = re.compile(r"\\newcommand\{\\(\w+)\}\[\d\]\[\]\{((?:[^{}]|\{[^{}]*\})*)\}")
-    macros = definition.findall(sources)
-    sources = definition.sub("", sources)
-    for name, body in macros:
-        def meaning(call, body=body):
-            arguments = [call[1] or "", *re.findall(r"\{([^{}]*)\}", call[2])]
-            return re.sub(r"#(\d)", lambda place: arguments[int(place[1]) - 1], body)
-
-        call = rf"\\{name}(?:\[([^\]]*)\])?((?:\{{[^{{}}]*\}})+)"
-        sources = re.sub(call, meaning, sources)
-    return sources
-
-
 def uses(sources):
-    """{(digits, pattern of names)} of every \\num in LaTeX sources.
+    """{(digits, name)} of every \\num in LaTeX sources; a name may have arguments of macros, #1.
 
-    In a macro, where a part of the name is an argument, #1, any will do.
+    A macro whose option is the digits, \\newcommand{\\mean}[3][]{... \\num[#1]{...}}, is one line.
     """
-    found = set()
-    for digits, name in re.findall(r"\\num\[([^\]]*)\]\{([^{}]*)\}", expanded(sources)):
-        pattern = ".+".join(map(re.escape, re.split(r"#\d", " ".join(name.split()))))
-        found.add((digits, pattern))
+    for name, body in re.findall(r"\\newcommand\{\\(\w+)\}\[\d\]\[\](.*)", sources):
+        call = rf"\\{name}\[([^]#]*)\]((?:\{{[^{{}}]*\}})*)"
+        for digits, arguments in set(re.findall(call, sources)):
+            words = [digits, *re.findall(r"\{([^{}]*)\}", arguments), *9 * ["#2"]]
+            sources += re.sub(r"#(\d)", lambda n, words=words: words[int(n[1]) - 1], body)
+    found = set(re.findall(r"\\num\[([^]#]*)\]\{([^{}]*)\}", sources))
+    return {(digits, " ".join(name.split())) for digits, name in found}
+
+
+def definitions(values, sources):
+    """{digits@name: LaTeX} of every number that LaTeX sources print, {@name: text} of all text."""
+    plain = re.compile(r"[\w ./,:;()+*=<>-]+", re.ASCII)  # what TeX takes as it is in a name
+    values = {name: value for name, value in values.items() if plain.fullmatch(name)}
+    found = {f"@{name}": latex(value, "") for name, value in values.items()
+             if isinstance(value, str)}
+    for digits, name in uses(sources):
+        pattern = ".+".join(map(re.escape, re.split(r"#\d", name)))
+        for each in filter(re.compile(pattern).fullmatch, values) if "#" in name else [name]:
+            if isinstance(values.get(each), int if digits == "d" else (int, float)):
+                found[f"{digits}@{each}"] = latex(values[each], digits)
     return found
 
 
-def definitions(records, sources):
-    """{digits@name: LaTeX} of every number that the sources print, {@name: text} of the rest."""
-    values = {f"@{name}": text for name, text in texts_of(records).items()}
-    numbers = numbers_of(records)
-    for digits, pattern in uses(sources):
-        for name in filter(re.compile(pattern).fullmatch, numbers):
-            whole = isinstance(numbers[name], int)
-            if digits != "d" or whole:
-                values[f"{digits}@{name}"] = latex(numbers[name], digits)
-    return values
+def fault_of(said):
+    """LaTeX's first error and where it is, of the lines it `said`; or else the last of them."""
+    for number, line in enumerate(said):
+        if re.match(r"!|\S.*\.\w+:\d+: ", line):
+            place = [text for text in said[number + 1:number + 3] if text.startswith("l.")]
+            hint = [f"({PACKAGES})"] if re.search(r"sty' not found|[Ff]ont .*not", line) else []
+            return " ".join([line, *place, *hint])
+    return "\n".join(said[-12:])
 
 
 def main():
+    missing = [tool for tool in ("latexmk", "pdflatex", "bibtex") if not shutil.which(tool)]
+    if missing:
+        raise OSError(f"{', '.join(missing)} is not installed, so the report was not built. "
+                      f"{PACKAGES}")
     build = HERE / "build"
-    build.mkdir(exist_ok=True)
-    sources = "".join(path.read_text() for path in sorted(HERE.glob("*.tex")))
+    if build.exists():
+        shutil.rmtree(build)  # what a build that failed or was stopped left would stop this one
+    build.mkdir()
+    records = {path.stem: record for path, record in read_records([HERE, *PLOTS]).items()}
+    values = values_of(records | {"screen": read_search()})
+    sources = {path.name: path.read_text(encoding="utf-8", errors="replace")
+               for path in sorted(HERE.glob("[!.]*.tex"))}
     lines = [rf"\expandafter\def\csname value@{name}\endcsname{{{text}}}"
-             for name, text in sorted(definitions(read_records(), sources).items())]
-    (build / "numbers.tex").write_text("\n".join(lines) + "\n")
-    if not shutil.which("latexmk"):
-        sys.exit("report/build.py: latexmk is not installed, so the report was not built. Debian, "
-                 "Ubuntu: apt install latexmk lmodern texlive-latex-recommended "
-                 "texlive-fonts-recommended")
-    command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error",
-               "-outdir=build", "report.tex"]
+             for name, text in sorted(definitions(values, "\n".join(sources.values())).items())]
+    (build / "numbers.tex").write_text("\n".join(lines), encoding="utf-8", errors="replace")
+    command = ["latexmk", "-norc", "-pdf", "-interaction=nonstopmode", "-halt-on-error",
+               "-file-line-error", "-outdir=build", "report.tex"]
     environment = os.environ | {"max_print_line": "1000"}  # latexmk misreads lines that TeX breaks
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, cwd=HERE, env=environment, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
-        faults = [line for line in done.stdout.splitlines() if re.match(r"!|\S+:\d+:", line)]
-        said = faults[:2] or done.stdout.splitlines()[-3:]
-        sys.exit(f"report/build.py: LaTeX failed: {' '.join(said)}")
-    shutil.copy(build / "report.pdf", HERE / "report.pdf")
+        said = done.stdout.decode(errors="replace").splitlines()
+        odd = [f" ({name} is not UTF-8)" for name, text in sources.items() if "\ufffd" in text]
+        sys.exit(f"report/build.py: LaTeX failed: {fault_of(said)}{''.join(odd)}")
+    (build / "report.pdf").replace(HERE / "report.pdf")
     print(f"built {HERE / 'report.pdf'}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nreport/build.py: stopped; report.pdf is as it was")
+    except OSError as error:
+        sys.exit(f"report/build.py: {error}")
