@@ -530,8 +530,12 @@ def load_state(path):
 def open_run(path, args, data):
     """The state to start from: of the checkpoint `path` with --resume, else empty.
 
-    OSError where an unfinished run would be wiped, or the checkpoint is of other settings or data.
+    OSError where a folder cannot be written, an unfinished run would be wiped, or the checkpoint is
+    of other settings or data.
     """
+    for folder in (args.out_dir, args.runs_dir):  # one that cannot be written is told before hours
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     new = {"data": data, "epoch": 0, "finished": False, "curves": {}, "seconds": 0.0}
     if not path.exists():
         return new

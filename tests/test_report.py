@@ -172,12 +172,21 @@ def test_a_build_that_is_stopped_says_so_in_a_line(bare, tmp_path):
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_records(copy, monkeypatch):
-    """README marks a number as the report does, where it is not seen: 35.5<!--[.1f]{run/name}-->."""
     monkeypatch.setattr(build, "PLOTS", [copy.parent / folder.relative_to(ROOT) for folder in build.PLOTS])
     values = build.values_of({path.stem: record for path, record in build.read_records(build.PLOTS).items()})
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for printed, digits, name in re.findall(r"([\d.]+)<!--\[(.*?)\]\{(.*?)\}-->", text):
-        assert printed == format(values[name], digits), name
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]]
+            for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    scored = {"real images": "real_fashion_scores/{}", "handed-out GAN": "gan_mlp_fashion_scores/{}"}
+    scored |= {f"{name}, mean of 3 seeds": f"p5_seeds/{run}_fashion/{{}}/mean"
+               for name, run in (("VAE", "vae"), ("GAN", "gan"), ("Conditional GAN", "cgan"))}
+    for name, pattern in scored.items():
+        row, = [row for row in rows if row[0] == name]
+        expected = [(".1f", "frechet_ratio"), (".2f", "precision"), (".2f", "recall")]
+        assert row[1:4] == [format(values[pattern.format(measure)], digits) for digits, measure in expected]
+    race = rows[-4:]
+    for row, run in zip(race, ("vae_mnist", "vae_fashion", "gan_fashion", "cgan_fashion")):
+        expected = [(".0f", "usual_seconds"), (".0f", "our_seconds"), (".1f", "seconds_ratio")]
+        assert row[2:] == [format(values[f"bench/{run}/{name}"], digits) for digits, name in expected]
 
 
 make = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
