@@ -1,4 +1,4 @@
-"""Problems 5.1 to 5.5: a GAN and a Conditional GAN (p5_compare.py judges their samples).
+"""Problems 5.1 to 5.5 and 5.7: a GAN and a Conditional GAN (p5_compare.py judges their samples).
 
     python gan.py                              Fashion-MNIST, convolutional nets
     python gan.py --conditional                the same nets, told the labels
@@ -62,7 +62,7 @@ CLASSES = {"mnist": list("0123456789"),
                        "sneaker", "bag", "boot"]}
 
 
-# ------------------------------------------------------------------------- nets as handed out
+# ------------------------------------------------- nets as handed out (5.1), told the labels (5.4)
 class Generator(nn.Module):
     """z (B, input_dim) and labels (B,) -> images (B, output_dim) in [-1, 1].
 
@@ -105,7 +105,7 @@ class Discriminator(nn.Module):
         return self.layers(x)
 
 
-# ------------------------------------------------------------------------- convolutional nets
+# ------------------------------------------- convolutional nets (5.2, 5.3), told the labels (5.4)
 class ConvGenerator(nn.Module):
     """Generator with maps of 7 x 7, 14 x 14, 28 x 28 (Radford et al. 2016, arXiv:1511.06434)."""
 
@@ -152,7 +152,7 @@ class ConvDiscriminator(nn.Module):
         return logits
 
 
-# ------------------------------------------------------------------- losses and training steps
+# ------------------------------------------------------------- losses and training steps (5.1)
 def draw_noise(count, device):
     """z (count, 100) and uniform labels (count,), which nets without labels ignore."""
     return torch.randn(count, NOISE, device=device), torch.randint(10, (count,), device=device)
@@ -204,7 +204,7 @@ def train_generator(batch_size, *, generator, discriminator, optimizer):
     return loss.detach()
 
 
-# ------------------------------------------------------------------------------- training loop
+# --------------------------------------------------------------- training loop (5.2; schemes: 5.3)
 def build_generator(args, device):
     """The generator of --arch, untrained."""
     net = ConvGenerator if args.arch == "conv" else Generator
@@ -320,7 +320,7 @@ def grids(generator, args, device):
 
 
 def paths(generator, args, device, steps=9):
-    """Images (2, PATHS, steps, 784) on the straight line and on the arc between two z.
+    """Images (2, PATHS, steps, 784) on the straight line and on the arc between two z (5.7).
 
     With labels, pair k has label k % 10. The straight line passes nearer to 0 than any z that the
     generator was trained on: in 100 dimensions |z| is close to 10, half way about 7. The arc stays
@@ -394,7 +394,7 @@ def draw(args, device):
 def draw_grids(path, panels, row_names, columns=8):
     """{title: images (N, 784) in [-1, 1]} side by side, on one grey scale."""
     rows = max(len(images) for images in panels.values()) / columns
-    width = 2 * len(panels) + 0.07 * max(map(len, row_names), default=0)  # in inches
+    width = 2 * len(panels) + 0.09 * max(map(len, row_names), default=0)  # in inches
     figure = Figure(figsize=(width, 2 * rows / columns + 0.2))
     all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (title, images) in zip(all_axes, panels.items()):
@@ -438,12 +438,14 @@ def parse_args():
     parser.add_argument("--draw", nargs="*", metavar="CLASS", type=str.lower,
                         help="only draw a finished run's samples, of each class named")
     add_file_flags(parser)
-    chosen = parser.parse_args()  # once for what was typed, then with the defaults of --arch
+    chosen = parser.parse_args()  # once for --arch, then with its defaults
     parser.set_defaults(dataset=chosen.dataset, arch=chosen.arch, conditional=chosen.conditional,
-                        **DEFAULTS[chosen.arch])
+                        **DEFAULTS[chosen.arch])  # the first three begin the name of every run
     args = parser.parse_args()
     if min(args.epochs, args.batch_size, args.g_steps, args.d_steps, args.train_images) < 1:
         parser.error("epochs, sizes and steps are at least 1")
+    if args.g_updates < 0 or args.g_updates > 0 and chosen.epochs is not None:
+        parser.error("--g-updates is at least 1, and stands in place of --epochs")
     if not 0 <= args.decay <= 1:
         parser.error("--decay is a share of training, from 0 to 1")
     if args.draw and not args.conditional:
@@ -459,6 +461,7 @@ def parse_args():
 
 def main():
     args = parse_args()
+    torch.set_flush_denormal(True)  # Adam's averages become numbers that CPUs multiply slowly
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device
     device = choose_device(args.no_cuda)
     if args.draw is not None:

@@ -43,7 +43,7 @@ from tqdm import tqdm
 PIXELS = 28 * 28
 SAMPLES = 10_000  # images that are kept of a trained net, for p5_compare.py
 
-RECIPES = {  # what --recipe sets: as handed out, and the best images found on Fashion-MNIST
+RECIPES = {  # what --recipe sets: as handed out (4.2), and the best images found (4.3)
     "handout": {"epochs": 10, "batch_size": 128, "hidden_dim": 400, "layers": 1, "latent_dim": 20,
                 "beta": 1.0, "warmup": 0.0, "decay": 0.0, "components": 0},
     "best": {"epochs": 60, "batch_size": 64, "hidden_dim": 1000, "layers": 2, "latent_dim": 32,
@@ -52,7 +52,7 @@ RECIPES = {  # what --recipe sets: as handed out, and the best images found on F
 RECIPE_OF = {"mnist": "handout", "fashion": "best"}
 
 
-# ------------------------------------------------------------------------------ model and loss
+# ------------------------------------------------------------------- the model and its loss (4.2)
 class VAE(nn.Module):
     """The handed-out network 784-400-20-400-784; `layers` > 1 repeats the hidden layer."""
 
@@ -105,7 +105,7 @@ def gaussian_kl(mu, logvar):
     return -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
 
 
-# --------------------------------------------------------------------------- training, testing
+# ---------------------------------------------------------------------- train and test (4.2)
 def kl_weight(args, epoch):
     """--beta, to which the weight of the KL rises over the first share --warmup of the epochs.
 
@@ -157,7 +157,7 @@ def test(model, images, args):
     return {"test_loss": loss, "test_reconstruction": loss - kl, "test_kl": kl}
 
 
-# ------------------------------------------------------------------------------------- sampling
+# ---------------------------------------------------------------- samples and a fitted prior (4.3)
 @torch.no_grad()
 def sample(model, count, prior=None):
     """Images (count, 784) in [0, 1] of z ~ N(0, I), or ~ `prior`, a distribution over z."""
@@ -174,18 +174,19 @@ def fit_mixture(codes, components, steps=5):
 
     By EM (Bishop 2006, section 9.2.2). With P the inverse of a covariance, log w + log N(z; m, C)
     is linear in the moments (1, z, z z^T) of z, so one product of matrices gives it for all
-    components and all codes. More steps than 5 make the samples no better; fewer codes, worse.
+    components and all codes. Each code begins with the nearest of the means, which are drawn codes.
+    More steps than 5 make the samples no better; fewer codes, worse.
     """
     codes = codes.double()  # covariances are differences of moments
     count, dim = codes.shape
     ridge = 1e-4 * torch.eye(dim).to(codes)  # a covariance of few codes is singular
     centres = codes[torch.randperm(count)[:components].to(codes.device)]
     nearest = torch.cdist(codes, centres).argmin(1)
-    share = F.one_hot(nearest, components).double()  # of each component in each code
+    responsibility = F.one_hot(nearest, components).double()  # of components for codes
     moments = torch.cat((torch.ones_like(codes[:, :1]), codes,
                          (codes[:, :, None] * codes[:, None]).flatten(1)), 1)
     for _ in tqdm(range(steps), desc="fitting the prior", leave=False, disable=None):
-        sums = share.T @ moments / count + 1e-12  # M step; a component may have lost every code
+        sums = responsibility.T @ moments / count + 1e-12  # M step; a component may have no code
         weight, first, second = sums.split((1, dim, dim * dim), 1)
         mean = first / weight
         cov = (second / weight).view(-1, dim, dim) - mean[:, :, None] * mean[:, None] + ridge
@@ -194,7 +195,7 @@ def fit_mixture(codes, components, steps=5):
         constant = weight.log() + gaussians.log_prob(torch.zeros_like(mean))[:, None]
         linear = (precision @ mean[:, :, None])[:, :, 0]
         coefficients = torch.cat((constant, linear, -0.5 * precision.flatten(1)), 1)
-        share = (moments @ coefficients.T).softmax(1)  # E step
+        responsibility = (moments @ coefficients.T).softmax(1)  # E step
     return weight[:, 0].float(), mean.float(), gaussians.scale_tril.float()
 
 
@@ -206,26 +207,15 @@ def mixture(weight, mean, scale_tril):
 
 @torch.no_grad()
 def epoch_grids(model, images, args):
-    """8 images over their reconstructions (16, 784); 64 samples of N(0, I) (64, 784)."""
+    """8 images over reconstructions of their mean codes (16, 784); 64 samples of N(0, I)."""
     torch.manual_seed(args.seed)
     mean, _ = model.encode(images[:8])
     return {"reconstructions": torch.cat((images[:8], model.decode(mean).sigmoid())),
             "samples": sample(model, 64)}
 
 
-@torch.no_grad()
-def interpolations(model, images, labels, steps=9):
-    """A row from each class to the next: image, `steps` decoded codes, image; (rows * 11, 784)."""
-    ends = torch.stack([images[labels == label][0] for label in labels.unique()])
-    codes, _ = model.encode(ends)
-    t = torch.linspace(0, 1, steps, device=images.device)[:, None, None]
-    between = model.decode((1 - t) * codes + t * codes.roll(-1, 0)).sigmoid()
-    columns = torch.cat((ends[None], between, ends.roll(-1, 0)[None]))  # (steps + 2, classes, 784)
-    return columns.transpose(0, 1).flatten(0, 1)
-
-
 # -------------------------------------------------------------------------------------- results
-def report(stem, model, train_images, test_images, test_labels, state, args):
+def report(stem, model, train_images, test_images, state, args):
     """Write samples, figures and weights of a trained VAE; its numbers."""
     torch.manual_seed(args.seed)
     fitted, prior = [], None
@@ -238,15 +228,13 @@ def report(stem, model, train_images, test_images, test_labels, state, args):
     save_samples(args.run_name, sample(model, SAMPLES, prior), args)
 
     grids = {1: state["first"], args.epochs: epoch_grids(model, test_images, args)}
-    samples = {f"after epoch {epoch}": grid["samples"] for epoch, grid in grids.items()}
+    samples = {f"N(0, I), after epoch {epoch}": grid["samples"] for epoch, grid in grids.items()}
     if prior is not None:
-        samples["fitted prior"] = sample(model, 64, prior)
-    draw_grids(f"{stem}_samples.pdf", samples, columns=8, width=2.1)
+        samples["fitted prior, after the last"] = sample(model, 64, prior)
+    draw_grids(f"{stem}_samples.pdf", samples, width=2.1)
     reconstructions = {f"inputs over outputs, after epoch {epoch}": grid["reconstructions"]
                        for epoch, grid in grids.items()}
-    draw_grids(f"{stem}_reconstructions.pdf", reconstructions, columns=8, width=3.2)
-    between = interpolations(model, test_images, test_labels)
-    draw_grids(f"{stem}_interpolations.pdf", {"": between}, columns=11, width=4.4)
+    draw_grids(f"{stem}_reconstructions.pdf", reconstructions, width=3.2)
     draw_curves(f"{stem}_curves.pdf", state["curves"])
 
     decoder = {name: tensor.half() for name, tensor in model.state_dict().items()
@@ -283,13 +271,13 @@ def draw(args, device):
 
 
 # -------------------------------------------------------------------------------------- figures
-def draw_grids(path, panels, columns, width):
-    """{title: images (N, 784) in [0, 1]} side by side, each `width` inches, on one grey scale."""
-    rows = max(len(images) for images in panels.values()) / columns
-    figure = Figure(figsize=(width * len(panels), width * rows / columns + 0.25))
+def draw_grids(path, panels, width):
+    """{title: images (N, 784) in [0, 1]} side by side, each `width` inches, 8 images in a row."""
+    rows = max(len(images) for images in panels.values()) / 8
+    figure = Figure(figsize=(width * len(panels), width * rows / 8 + 0.25))
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, images) in zip(all_axes, panels.items()):
-        tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28), columns, pad_value=0.5)
+        tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28), pad_value=0.5)
         axes.imshow(tiles[0].cpu().numpy(), vmin=0, vmax=1, interpolation="nearest")
         axes.set(title=title, frame_on=False, xticks=[], yticks=[])
     save_figure(figure, path)
@@ -305,12 +293,13 @@ def save_tiles(path, images):
 def draw_curves(path, curves):
     """Loss and KL over the epochs, on training and on test images."""
     figure = Figure(figsize=(6.5, 2.2))
-    for axes, (name, title) in zip(figure.subplots(1, 2), (("loss", "loss"), ("kl", "KL"))):
+    all_axes = figure.subplots(1, 2)
+    for axes, name, title in zip(all_axes, ("loss", "kl"), ("loss", "KL")):
         epochs = range(1, len(curves[f"train_{name}"]) + 1)
-        axes.plot(epochs, curves[f"train_{name}"], "--", label="training (mean over the epoch)")
-        axes.plot(epochs, curves[f"test_{name}"], label="test (after it)")
+        axes.plot(epochs, curves[f"train_{name}"], ".--", label="training (mean over the epoch)")
+        axes.plot(epochs, curves[f"test_{name}"], ".-", label="test (after it)")
         axes.set(xlabel="epoch", ylabel="nats per image", title=title)
-    axes.legend()
+    all_axes[0].legend()
     save_figure(figure, path)
 
 
@@ -337,7 +326,8 @@ def parse_args():
     add_file_flags(parser)
     chosen = parser.parse_args()  # once for the recipe, then with its defaults
     usual = RECIPE_OF[chosen.dataset]
-    parser.set_defaults(dataset=chosen.dataset, recipe=usual, **RECIPES[chosen.recipe or usual])
+    parser.set_defaults(recipe=usual, **RECIPES[chosen.recipe or usual])
+    parser.set_defaults(dataset=chosen.dataset)  # with which the name of every run begins
     args = parser.parse_args()
     sizes = (args.epochs, args.batch_size, args.hidden_dim, args.layers, args.latent_dim,
              args.train_images, args.log_interval)
@@ -351,11 +341,12 @@ def parse_args():
 
 def main():
     args = parse_args()
+    torch.set_flush_denormal(True)  # Adam's averages become numbers that CPUs multiply slowly
     device = choose_device(args.no_cuda)
     if args.draw:
         draw(args, device)
         return
-    train_images, _, test_images, test_labels = load_dataset(args.dataset, args.data_dir)
+    train_images, _, test_images, _ = load_dataset(args.dataset, args.data_dir)
     checkpoint = args.runs_dir / f"{args.run_name}.pt"
     state = open_run(checkpoint, args, zlib.crc32(train_images.numpy()))
     earlier = state["seconds"]  # of the processes before this one
@@ -386,7 +377,7 @@ def main():
         save_state(checkpoint, args, state)
 
     stem = args.out_dir / args.run_name
-    numbers = report(stem, model, train_images, test_images, test_labels.to(device), state, args)
+    numbers = report(stem, model, train_images, test_images, state, args)
     state |= {"finished": True, "seconds": earlier + time.process_time()}
     write_record(f"{stem}.json", args, device, numbers=numbers, curves=state["curves"],
                  seconds=state["seconds"])

@@ -156,20 +156,6 @@ def test_samples_are_decoded_draws_of_the_prior():
         torch.testing.assert_close(vae.sample(model, 150, given), expected, rtol=0, atol=0)
 
 
-def test_ways_between_images_lead_from_one_class_to_the_next():
-    torch.manual_seed(0)
-    model, images = vae.VAE(), images_of(50)
-    labels = torch.tensor([3, 3, 7, 0, 0]).repeat(10)
-    ways = vae.interpolations(model, images, labels, steps=5).view(3, 7, 784)
-    ends = images[[3, 0, 2]]  # the first of the classes 0, 3 and 7
-    assert torch.equal(ways[:, 0], ends) and torch.equal(ways[:, 6], ends.roll(-1, 0))
-    with torch.no_grad():
-        codes, _ = model.encode(ends)
-        halfway = model.decode((codes + codes.roll(-1, 0)) / 2).sigmoid()
-        torch.testing.assert_close(ways[:, 1], model.decode(codes).sigmoid())
-    torch.testing.assert_close(ways[:, 3], halfway)
-
-
 # ------------------------------------------------------------------------------------ commands
 def test_the_command_writes_everything(folders, command, call, tmp_path):
     flags = ["--dataset", "fashion", "--epochs", 2, "--latent-dim", 2, "--beta", "0.05",
@@ -193,8 +179,7 @@ def test_the_command_writes_everything(folders, command, call, tmp_path):
         assert samples["images"].shape == (10_000, 28, 28) and samples["images"].dtype == np.uint8
         assert samples["train_images"] == 60_000
     assert (fitted["images"] != normal["images"]).any()
-    ends = (".json", "_curves.pdf", "_reconstructions.pdf", "_samples.pdf", "_interpolations.pdf",
-            "_weights.pt")
+    ends = (".json", "_curves.pdf", "_reconstructions.pdf", "_samples.pdf", "_weights.pt")
     assert {path.name for path in plots.iterdir()} == {name + end for end in ends}
     grids = [np.array(Image.open(runs / f"{name}/reconstructions_00{epoch}.png"))
              for epoch in (1, 2)]
