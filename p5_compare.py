@@ -51,12 +51,6 @@ REAL = "real_fashion"  # a run that no script makes
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
            "boot")
 SHOWN = ("frechet_ratio", "pixel_ratio", "precision", "recall", "tv", "agreement", "copies")
-WANTED = {  # arrays of a sample file; all but images may be missing
-    "images": f"uint8 (N, 28, 28) from 0 to 255, N at least {LEAST}",
-    "labels": "whole numbers (N,) from 0 to 9",
-    "paths": "uint8 (2, pairs, steps, 28, 28)",
-    "train_images": "a number from 1: the run was trained on the first so many images",
-}
 
 
 # --------------------------------------------------------------------------------------- judge
@@ -368,9 +362,8 @@ def along_paths(paths, ruler):
 def planted(images, labels, seed):
     """{fault: (images uint8 (COUNT, 28, 28), labels)} of training images (N, 28, 28), (N,).
 
-    What a measure should see, to be compared with what it sees. All begin with training images, so
-    that copies of those are found everywhere but where every image is changed. Class 6 is the
-    shirt.
+    What a measure should see. All are training images, so that copies are found everywhere but
+    where every image is changed. Class 6 is the shirt.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(images), generator=generator)
@@ -427,47 +420,41 @@ def locate(run, runs_dir):
     return name, name if of_run else str(path.resolve()), path
 
 
-def is_mnist(name):
-    """Whether a run is of the other data set by its name, such as vae_mnist."""
-    words = re.split("[_-]", name)
-    return "mnist" in words and "fashion" not in words
-
-
-def is_wanted(name, array, count):
-    """Whether an array of a file of `count` images is as in WANTED."""
-    if name == "images":
-        return (array.dtype == np.uint8 and array.shape == (count, 28, 28) and count >= LEAST
-                and array.max() > 1)
-    if name == "paths":
-        return (array.dtype == np.uint8 and array.ndim == 5
-                and array.shape[::3] == (2, 28) and array.shape[4] == 28)
-    shape = (count,) if name == "labels" else ()
-    if array.dtype.kind not in "iu" or array.shape != shape:
-        return False
-    return array.min() >= 0 and array.max() <= 9 if name == "labels" else array >= 1
-
-
 def read_samples(path):
-    """{name: array} of WANTED in a sample file; OSError says what is wrong with it."""
+    """Images uint8 (N, 28, 28), labels (N,) or None, paths or None, and images trained on.
+
+    OSError says what is wrong with the file.
+    """
     try:
         with np.load(io.BytesIO(path.read_bytes())) as file:
-            arrays = {name: file[name] for name in WANTED if name in file}
+            images, labels, paths = file["images"], file.get("labels"), file.get("paths")
+            trained_on = int(file.get("train_images", 60_000))
     except FileNotFoundError as error:
         raise OSError(f"{path} is not there: vae.py and gan.py make samples") from error
     except OSError:  # it cannot be read, which is no damage
         raise
     except Exception as error:  # NumPy and zipfile raise whatever the damage leads to
-        raise OSError(f"{path} is damaged or no .npz file of numbers ({error!r})") from error
-    if "images" not in arrays:
-        raise OSError(f"{path} holds no `images`; wanted: {WANTED['images']}")
-    count = len(np.atleast_1d(arrays["images"]))
-    for name, array in arrays.items():
-        if not is_wanted(name, array, count):
-            found = f"{array.dtype} {array.shape}"
-            if array.size > 0 and array.dtype.kind in "fiu":
-                found += f" from {array.min():g} to {array.max():g}"
-            raise OSError(f"{path}: `{name}` is {found}; wanted: {WANTED[name]}")
-    return arrays
+        raise OSError(f"{path} is damaged or no .npz file with `images` ({error!r})") from error
+    if (images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28)
+            or len(images) < LEAST or images.max() <= 1):
+        raise OSError(f"{path}: `images` is {in_words(images)}; wanted is uint8 (N, 28, 28) from "
+                      f"0 to 255, with N at least {LEAST}")
+    if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != (len(images),)
+                               or labels.min() < 0 or labels.max() > 9):
+        raise OSError(f"{path}: `labels` is {in_words(labels)}; wanted are whole numbers "
+                      f"({len(images)},) from 0 to 9")
+    if trained_on < 1:
+        raise OSError(f"{path}: `train_images` is {trained_on}; wanted is a number from 1")
+    if paths is not None and (paths.dtype != np.uint8 or paths.shape[3:] != (28, 28)):
+        paths = None  # somebody else's, and something else
+    return images, labels, paths, trained_on
+
+
+def in_words(array):
+    """Type, shape and range of an array."""
+    if array.size == 0 or array.dtype.kind not in "fiu":
+        return f"{array.dtype} {array.shape}"
+    return f"{array.dtype} {array.shape} from {array.min():g} to {array.max():g}"
 
 
 # ------------------------------------------------------------------------------------- figures
@@ -533,9 +520,10 @@ def make_judge(args, device):
     print(f"{path}: accuracy {accuracy:.4f}, SHA-256 {sha256}")
 
 
-def in_words(numbers):
-    """Numbers of a run, for the screen."""
-    return "  ".join(f"{name} {numbers[name]:.4g}" for name in SHOWN if name in numbers)
+def show(name, numbers):
+    """Print the most important numbers of a run."""
+    shown = (f"{measure} {numbers[measure]:.4g}" for measure in SHOWN if measure in numbers)
+    print(f"{name}:", *shown, flush=True)
 
 
 def score_planted(ruler, args, device):
@@ -545,7 +533,7 @@ def score_planted(ruler, args, device):
     for fault, (pixels, labels) in planted(ruler.training, ruler.labels, args.seed).items():
         samples = see(ruler.judge, pixels.to(device), labels.to(device))
         scores = score(samples, ruler)
-        print(f"{fault}: {in_words(scores)}", flush=True)
+        show(fault, scores)
         numbers |= {f"{fault}/{name}": value for name, value in scores.items()}
     write_record(args.out_dir / "p5_planted_fashion.json", args, device, dataset="fashion",
                  judge=ruler.sha256, real=ruler.real_name, numbers=numbers, curves={},
@@ -553,11 +541,12 @@ def score_planted(ruler, args, device):
 
 
 def prepare(run, args):
-    """Name, source, arrays and path of the scores of `run`; OSError where it cannot be scored."""
+    """Name, source, samples and path of the scores of `run`; OSError where it cannot be scored."""
     name, source, samples_path = locate(run, args.runs_dir)
-    if is_mnist(name):
+    words = re.split("[_-]", name)
+    if "mnist" in words and "fashion" not in words:  # vae_mnist
         raise OSError(f"{run} is of MNIST by its name: samples of Fashion-MNIST alone are scored")
-    arrays = {} if run == REAL else read_samples(samples_path)
+    samples = None if run == REAL else read_samples(samples_path)
     trained = name.removeprefix("normal_")  # samples of N(0, I) beside those of a fitted prior
     swept = args.out_dir / "sweep"
     folder = swept if (swept / f"{trained}.json").exists() else args.out_dir
@@ -569,23 +558,25 @@ def prepare(run, args):
     if scored != [source]:
         raise OSError(f"{path} holds the scores of {scored}, and would lose them to {source}: "
                       "rename that file, or give another --out-dir")
-    return name, source, arrays, path
+    return name, source, samples, path
 
 
-def score_run(name, source, arrays, path, ruler, args, device):
+def score_run(name, source, found, path, ruler, args, device):
     """Score what prepare() found, write record, first samples and pictures."""
-    ruler.choose_real(int(arrays.get("train_images", len(ruler.training))))
     curves = {}
-    if source == REAL:
+    if found is None:
+        ruler.choose_real(len(ruler.training))
         samples, numbers = ruler.real, score_real(ruler)
     else:
-        tensors = {key: torch.from_numpy(array).to(device) for key, array in arrays.items()
-                   if key != "train_images"}
-        labels = tensors["labels"][:COUNT] if "labels" in tensors else None
-        samples = see(ruler.judge, tensors["images"][:COUNT], labels)
+        *arrays, trained_on = found
+        pixels, labels, paths = (
+            None if array is None else torch.from_numpy(array).to(device) for array in arrays)
+        ruler.choose_real(trained_on)
+        labels = None if labels is None else labels[:COUNT]
+        samples = see(ruler.judge, pixels[:COUNT], labels)
         numbers = score(samples, ruler)
-        if "paths" in tensors:
-            curves |= along_paths(tensors["paths"], ruler)
+        if paths is not None:
+            curves = along_paths(paths, ruler)
     first = {"images": samples.pixels[:100].cpu()}
     asked = samples.classes
     if samples.labels is not None:
@@ -598,7 +589,7 @@ def score_run(name, source, arrays, path, ruler, args, device):
     run_args = argparse.Namespace(**vars(args) | {"runs": [source]})
     write_record(path, run_args, device, dataset="fashion", judge=ruler.sha256,
                  real=ruler.real_name, numbers=numbers, curves=curves, seconds=time.process_time())
-    print(f"{path}, against {ruler.real_name}: {in_words(numbers)}", flush=True)
+    show(f"{path}, against {ruler.real_name}", numbers)
     if len(samples.pixels) < COUNT:
         print(f"{name} has {len(samples.pixels)} images: with less than {COUNT} the Frechet "
               "distances come out too large, and recall too small")
