@@ -76,7 +76,7 @@ def summary(plots):
     call(folder)
     numbers = json.loads((folder / "p5_seeds.json").read_text())["numbers"]
     assert numbers == json.loads(first)["numbers"]
-    assert FILES <= {path.name for path in folder.iterdir()} and not list(folder.glob(".part-*"))
+    assert {path.name for path in folder.iterdir()} >= FILES and not list(folder.glob(".part-*"))
     return numbers, held
 
 
@@ -143,7 +143,7 @@ def test_a_group_is_compared_with_those_of_most_of_its_words(summary):
 
 def test_the_quantiles_are_students():
     degrees = range(1, 10)
-    assert p5_seeds.STUDENT == pytest.approx(stats.t.ppf(0.975, degrees), abs=5e-4)
+    assert pytest.approx(stats.t.ppf(0.975, degrees), abs=5e-4) == p5_seeds.STUDENT
 
 
 @pytest.mark.parametrize(("change", "said"), [
