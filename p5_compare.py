@@ -1,86 +1,59 @@
-"""Problems 5.3, 5.5 and 5.6: one ruler for the samples of every model of a data set.
+"""Problems 5.3, 5.5 and 5.6: one ruler for the Fashion-MNIST samples of every model.
 
-    python p5_compare.py                          every run of runs/ whose samples have no scores
-    python p5_compare.py gan_fashion my.npz       these: a run's name, or anyone's sample file
-    python p5_compare.py real_fashion             real images, a run like any other
-    python p5_compare.py --planted                real images with faults planted into them
-    python p5_compare.py --cas cgan_fashion       what classifiers learn from samples with labels
-    python p5_compare.py --train-judge            the judge itself (--dataset mnist: that of MNIST)
+    python p5_compare.py gan_fashion       a run's name: scores runs/gan_fashion_samples.npz
+    python p5_compare.py a.npz b.npz       anyone's: `images` uint8 (N, 28, 28), `labels` (N,)
+    python p5_compare.py real_fashion      real images, a run like any other
+    python p5_compare.py --planted         real images with faults planted into them
+    python p5_compare.py --train-judge     the judge itself
 
-The ruler is the judge, a classifier of the training images, kept as plots/judge_<dataset>.pt.
-Scores name it by a SHA-256 and can be compared where they name the same one. A run is scored from
-its samples alone; beside its record come
-    <run>_scores.json          numbers and the judge's confusion counts
-    <run>_sheet.pdf            the first ten images of every class that was asked for, framed where
-                               the judge sees another; without labels, that the judge sees
-    <run>_strip.pdf            the first sixteen images
-    <run>_neighbours.pdf       the images nearest to a training image, over that image
-and of the other commands judge_<dataset>.json, p5_planted_<dataset>.json and <run>_cas.json.
-
-The first 10 000 images of a file are scored. Features are the judge's 128 before its last layer.
-    frechet                  Frechet distance to the test images in features
-    precision, density       share of samples inside the ball of a test image; balls per sample
-    recall, coverage         share of test images inside a sample's ball; whose ball has a sample
-    c2st                     accuracy of nets that learn to tell samples from test images, on images
-                             they have not seen; 0.5 is perfect. No label has a part in it
-    share_<c>, corrected_<c>     how often class c is seen, raw and less the judge's own errors
-    tv, smallest_share       total variation distance of the shares from uniform; the least share
-    diversity                mean distance of two images of a class as a share of the test images',
-                             a mean over the classes that are there
-    sharpness                mean absolute difference of a pixel and the one below, as a share of
-                             the test images'; noise raises it, too
-    agreement                share of all images of the file judged to be of the class asked for
-    copies                   share nearer to a training image, in pixels, than 99 % of test images
+The ruler is the judge, a classifier: plots/judge_fashion.pt. Scores can be compared where they name
+the same judge, by its SHA-256, and the same real images: the test images or, of a run with
+--train-images N, training images that it has not seen. The first 10 000 samples are scored, see
+score(). Into plots/, or plots/sweep/ where the run's record is there, go
+    <run>_scores.json    the numbers
+    <run>_first.npz      the first hundred samples
+    <run>_sheet.pdf      of them the first eight of each class that was asked for, framed where the
+                         judge sees another; without labels, of each class that the judge sees
+    <run>_strip.pdf      of them the first sixteen
 """
 import argparse
-import contextlib
-import errno
-import functools
-import gzip
 import hashlib
 import io
 import json
 import math
 import os
-import platform
 import re
 import shlex
-import shutil
-import signal
-import subprocess
+import socket
 import sys
 import tempfile
 import time
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
     os.environ["MPLBACKEND"] = "agg"  # a notebook hands down its own, which may be missing here
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
+from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import nn
 from tqdm import tqdm
 
-HERE = Path(__file__).resolve().parent
-COUNT = 10_000  # images of a run that are compared
-NEAR, WIDE = 3, 5  # neighbours that set the radii of precision and recall; of density and coverage
-PUPILS = 5  # classifiers that learn from a run's samples, with --cas, each for PUPIL_EPOCHS
-PUPIL_EPOCHS = 4
-COPY_DISTANCE = "copy distance"  # in a judge's file, beside its weights
-CLASSES = {"mnist": tuple("0123456789"),
-           "fashion": ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
-                       "sneaker", "bag", "boot")}
-COLUMNS = ("frechet", "times_real", "precision", "recall", "coverage", "c2st", "tv", "agreement",
-           "copies")
+COUNT = 10_000  # images of a run that are scored
+LEAST = 30  # images that can be scored at all
+NEIGHBOUR = 3  # the one whose distance is the radius of precision and recall
+COPY_DISTANCE = "copy distance"  # in the judge's file, beside its weights
+REAL = "real_fashion"  # a run that no script makes
+CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
+           "boot")
+SHOWN = ("frechet_ratio", "pixel_ratio", "precision", "recall", "tv", "agreement", "copies")
 
 
-# -------------------------------------------------------------------------------------- judge
+# --------------------------------------------------------------------------------------- judge
 class Judge(nn.Module):
     """Images (B, 1, 28, 28) in [0, 1] -> logits of the ten classes (B, 10)."""
 
@@ -101,60 +74,27 @@ class Judge(nn.Module):
         return self.classify(self.features(x))
 
 
-def augment(images, dataset):
-    """uint8 (B, 28, 28) -> (B, 1, 28, 28) in [0, 1], moved together by up to one pixel.
-
-    Clothes, unlike digits, may also be mirrored, each by the toss of a coin.
-    """
+def augment(images):
+    """uint8 (B, 28, 28) -> (B, 1, 28, 28) in [0, 1], moved by up to one pixel, half mirrored."""
     down, right = torch.randint(3, (2,)).tolist()
     padded = F.pad(images[:, None].float() / 255, (1, 1, 1, 1))
     x = padded[..., down:down + 28, right:right + 28]
-    if dataset == "fashion":
-        mirrored = torch.rand(len(x), 1, 1, 1).to(x.device) < 0.5
-        x = torch.where(mirrored, x.flip(3), x)
-    return x
+    mirrored = torch.rand(len(x), 1, 1, 1).to(x.device) < 0.5
+    return torch.where(mirrored, x.flip(3), x)
 
 
-def train_judge(judge, images, labels, *, dataset, epochs, batch_size=256, steps=None, title=None):
-    """Train on images uint8 (N, 28, 28) and labels (N,); the losses, one for each batch.
-
-    `steps` ends it after so many batches of the whole schedule, for fingerprint(). `title` is the
-    progress bar's, None hides it.
-    """
+def train_judge(judge, images, labels, epochs=12, batch_size=256):
+    """Train on images uint8 (N, 28, 28) and labels (N,)."""
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.05)
-    orders = [torch.randperm(len(images)) for _ in range(epochs)]
+    orders = [torch.randperm(len(images)).to(images.device) for _ in range(epochs)]
     batches = [batch for order in orders for batch in order.split(batch_size)]  # of all epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=len(batches))
-    hidden = None if title else True  # None: tqdm shows it on a terminal only
-    losses = []
-    for batch in tqdm(batches[:steps], desc=title, unit="batch", disable=hidden):
-        x = augment(images[batch], dataset)
-        loss = F.cross_entropy(judge(x), labels[batch].long())
+    for batch in tqdm(batches, desc="training the judge", unit="batch", disable=None):
+        loss = F.cross_entropy(judge(augment(images[batch])), labels[batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        losses.append(loss.detach())
-    return torch.stack(losses).tolist()
-
-
-def make_judge(images, labels, *, dataset, epochs, seed, title=None):
-    """A trained Judge of images uint8 (N, 28, 28) and labels (N,), in evaluation mode."""
-    torch.manual_seed(seed)
-    judge = Judge().to(images.device, memory_format=torch.channels_last)  # CPUs convolve it faster
-    train_judge(judge, images, labels, dataset=dataset, epochs=epochs, title=title)
-    return judge.eval()
-
-
-def frozen(judge, copy_distance):
-    """{name: tensor} of a judge's file, 0.8 MB, of which its identity is taken.
-
-    Weights in half precision, BatchNorm's running statistics as they are, and the distance below
-    which a sample is a copy.
-    """
-    tensors = {name: tensor if "running_" in name or "num_batches" in name else tensor.half()
-               for name, tensor in judge.state_dict().items()}
-    return tensors | {COPY_DISTANCE: torch.tensor(copy_distance, dtype=torch.float64)}
 
 
 def identity(tensors):
@@ -167,43 +107,131 @@ def identity(tensors):
 
 
 def load_judge(path, device):
-    """The Judge in `path`, its copy distance and its identity; None where there is no file.
-
-    OSError where the file is damaged or of other layers.
-    """
+    """The Judge in `path`, its copy distance and its identity; OSError where it is no judge."""
+    judge = Judge().to(device, memory_format=torch.channels_last)  # CPUs convolve it faster
     try:
-        content = io.BytesIO(path.read_bytes())  # a file that cannot be read is not called damaged
-    except FileNotFoundError:
-        return None
-    judge = Judge().to(device, memory_format=torch.channels_last)
-    try:
-        tensors = torch.load(content, map_location=device, weights_only=True)
-        weights = {name: tensor for name, tensor in tensors.items() if name != COPY_DISTANCE}
-        judge.load_state_dict(weights)
-        copy_distance = tensors[COPY_DISTANCE].item()
-    except MemoryError:
+        tensors = torch.load(path, map_location=device, weights_only=True)
+        sha256 = identity(tensors)
+        copy_distance = tensors.pop(COPY_DISTANCE).item()
+        judge.load_state_dict(tensors)
+    except FileNotFoundError as error:
+        raise OSError(f"{path} is missing: the judge that comes with the project should lie there, "
+                      "or where --judge says") from error
+    except OSError:  # it cannot be read, which is no damage
         raise
     except Exception as error:  # torch.load raises whatever the damage leads to
-        raise OSError(f"{path} is damaged or no judge: take the project's own, or delete it and "
-                      "one is trained") from error
-    return judge.eval(), copy_distance, identity(tensors)
+        raise OSError(f"{path} is damaged or no judge: take the project's own") from error
+    return judge.eval(), copy_distance, sha256
+
+
+# ------------------------------------------------------------------- images that are to be scored
+@dataclass
+class Images:
+    """Images, and what the judge sees in them."""
+    pixels: torch.Tensor  # uint8 (N, 28, 28)
+    labels: torch.Tensor | None  # (N,), of real images, or what was asked for
+    features: torch.Tensor  # (N, 128)
+    classes: torch.Tensor  # (N,)
 
 
 @torch.no_grad()
-def judged(judge, images):
-    """Features (N, 128) and classes (N,) that the judge gives to images uint8 (N, 28, 28)."""
+def see(judge, pixels, labels=None):
+    """The Images of uint8 (N, 28, 28)."""
     features = torch.cat([judge.features(batch[:, None].float() / 255)
-                          for batch in images.split(1000)])
-    return features, judge.classify(features).argmax(1)
+                          for batch in pixels.split(500)])
+    return Images(pixels, labels, features, judge.classify(features).argmax(1))
 
 
-def confusion(labels, classes):
-    """Counts (10, 10) of labels (N,), the row, that are judged to be of a class, the column."""
-    pairs = 10 * labels.long() + classes
-    return np.bincount(pairs.cpu(), minlength=100).reshape(10, 10)
+class Ruler:
+    """The judge and the real images that samples are compared with.
+
+    unit and pixel_unit: Frechet distance of a sixth of the training images to the test images, in
+    features and in pixels, a mean over twelve. sixths: their features.
+    """
+
+    def __init__(self, args, device):
+        path = Path(args.judge or HERE / "plots" / "judge_fashion.pt")
+        self.judge, self.copy_distance, self.sha256 = load_judge(path, device)
+        self.training, self.labels, test, test_labels = (
+            tensor.to(device) for tensor in load_dataset("fashion", args.data_dir))
+        print(f"by the judge {self.sha256[:12]} of Fashion-MNIST ({path})", flush=True)
+        self.test = see(self.judge, test, test_labels)
+        generator = torch.Generator().manual_seed(args.seed)
+        size = len(self.training) // 6
+        parts = []
+        for _ in range(2):
+            order = torch.randperm(len(self.training), generator=generator)
+            parts += order[:6 * size].split(size)
+        features = see(self.judge, self.training).features
+        self.sixths = [features[part] for part in parts]
+        self.unit = float(np.mean([frechet_distance(sixth, self.test.features)
+                                   for sixth in self.sixths]))
+        self.pixel_unit = float(np.mean([frechet_distance(half(self.training[part]), half(test))
+                                         for part in parts]))
+
+    def choose_real(self, trained_on):
+        """Compare with what a run has not seen that was trained on the first so many images."""
+        self.seen = self.training[:trained_on]
+        left = self.training[trained_on:trained_on + COUNT]
+        self.real, self.real_name = self.test, "test images"
+        if len(left) >= LEAST:
+            self.real = see(self.judge, left, self.labels[trained_on:trained_on + COUNT])
+            self.real_name = f"training images from {trained_on} on, which it has not seen"
+        self.near = radii(self.real.features)
 
 
-# ----------------------------------------------------------------------- distances in features
+# ------------------------------------------------------------------------------------ measures
+def score(samples, ruler):
+    """{measure: number} of samples (Images). To add a measure, add its line here.
+
+    A ratio is over the same distance of real images. No label and no net has a part in that of
+    pixels, but only means and covariances. tv is the total variation distance of the shares of the
+    classes from uniform.
+    """
+    real = ruler.real
+    numbers = {"images": len(samples.pixels)}
+    numbers["frechet"] = frechet_distance(samples.features, real.features)
+    numbers["frechet_ratio"] = numbers["frechet"] / ruler.unit
+    numbers["pixel_frechet"] = frechet_distance(half(samples.pixels), half(real.pixels))
+    numbers["pixel_ratio"] = numbers["pixel_frechet"] / ruler.pixel_unit
+    numbers["sharpness"] = steepness(samples.pixels) / steepness(real.pixels)
+    numbers["copies"] = copies(samples.pixels, ruler.seen, ruler.copy_distance)
+    numbers |= precision_recall(samples.features, real.features, ruler.near)
+    numbers |= abundance(samples.classes, confusion(real))
+    numbers |= diversity(samples, real)
+    numbers |= agreement(samples)
+    return {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
+
+
+def score_real(ruler):
+    """Scores of the test images, beside which a run's are read.
+
+    Their distance to themselves is 0, so distances, precision and recall are those of training
+    images, as many.
+    """
+    sixths = [precision_recall(features, ruler.real.features, ruler.near)
+              for features in ruler.sixths[:6]]
+    means = {name: float(np.mean([sixth[name] for sixth in sixths])) for name in sixths[0]}
+    return score(ruler.real, ruler) | means | {
+        "frechet": ruler.unit, "pixel_frechet": ruler.pixel_unit,
+        "frechet_ratio": 1.0, "pixel_ratio": 1.0}
+
+
+def precision_recall(x, real, near):
+    """{measure: share} of features x (M, D) and `real` (N, D), the radii() of which are `near`.
+
+    Of x inside a ball of the real, and the other way round (Kynkaanniemi et al. 2019,
+    arXiv:1904.06991).
+    """
+    precise = 0
+    recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    for batch, radius in zip(x.split(250), radii(x).split(250)):
+        squared = squared_distances(batch, real)  # (250, N)
+        precise += (squared <= near).any(1).sum().item()
+        recalled |= (squared <= radius[:, None]).any(0)
+    return {"precision": precise / len(x), "recall": recalled.double().mean().item()}
+
+
 def frechet_distance(x, y):
     """Frechet distance of Gaussians fitted to x and y (N, D) (Heusel et al. 2017, 1706.08500).
 
@@ -232,362 +260,113 @@ def squared_distances(x, y):
 
 
 def radii(x):
-    """Squared distances of points x (N, D) to their NEAR-th and WIDE-th nearest others, (N,)."""
-    nearest = torch.cat([squared_distances(batch, x).topk(WIDE + 1, largest=False).values
-                         for batch in x.split(1000)])
-    return nearest[:, NEAR], nearest[:, WIDE]  # column 0 is the point itself
+    """Squared distances (N,) of points x (N, D) to their NEIGHBOUR-th nearest other point."""
+    return torch.cat([
+        squared_distances(batch, x).topk(NEIGHBOUR + 1, largest=False).values[:, NEIGHBOUR]
+        for batch in x.split(250)])  # the nearest is the point itself
 
 
-def neighbourhoods(x, reference):
-    """{measure: value} of features x (M, D) against those of the `reference`, a Reference.
+def confusion(images):
+    """Counts (10, 10) of labels, the row, that are judged to be of a class, the column."""
+    pairs = 10 * images.labels.long() + images.classes
+    return np.bincount(pairs.cpu(), minlength=100).reshape(10, 10)
 
-    Precision and recall (Kynkaanniemi et al. 2019, arXiv:1904.06991), density and coverage (Naeem
-    et al. 2020, arXiv:2002.09797).
+
+def abundance(classes, counts):
+    """{measure: value} of how often judged classes (N,) occur, with Wilson's 95 % intervals.
+
+    The judge takes class i for class j at a rate C_ij, known from the confusion() of real images,
+    so that of true shares p it sees p C. Solving for p corrects them, as far as it errs on samples
+    as on real images; what noise makes negative is set to 0 and the rest rescaled.
     """
-    near, _ = radii(x)
-    inside_real = 0  # samples inside a real image's ball
-    inside_wide = 0  # pairs of a sample and a wider ball of a real image that it is inside of
-    recalled = torch.zeros(len(reference.features), dtype=torch.bool, device=x.device)
-    covered = torch.zeros_like(recalled)
-    for batch, radius in zip(x.split(1000), near.split(1000)):
-        squared = squared_distances(batch, reference.features)  # (1000, N)
-        inside_real += (squared <= reference.near).any(1).sum().item()
-        recalled |= (squared <= radius[:, None]).any(0)
-        in_wide = squared <= reference.wide
-        inside_wide += in_wide.sum().item()
-        covered |= in_wide.any(0)
-    return {"precision": inside_real / len(x), "recall": recalled.float().mean().item(),
-            "density": inside_wide / WIDE / len(x), "coverage": covered.float().mean().item()}
-
-
-def along_paths(path, judge, reference):
-    """{kind_measure: a value for each step} of the paths between two z that a sample file holds.
-
-    Of line and arc; inside: the share of images inside a real image's ball, as in precision; third:
-    the share judged to be of another class than both ends of their path.
-    """
-    paths = None
-    with np.load(path) as arrays, contextlib.suppress(ValueError):  # an array of objects
-        paths = arrays.get("paths")  # uint8 (2, pairs, steps, 28, 28), as gan.py writes them
-    if paths is None or paths.dtype != np.uint8 or paths.ndim != 5:  # none, or someone's own
-        return {}
-    shape = paths.shape[1:3]
-    curves = {}
-    for kind, images in zip(("line", "arc"), torch.from_numpy(paths).to(reference.features.device)):
-        features, classes = judged(judge, images.flatten(0, 1))
-        inside = torch.cat([(squared_distances(x, reference.features) <= reference.near).any(1)
-                            for x in features.split(1000)]).view(shape)
-        classes = classes.view(shape)
-        third = (classes != classes[:, :1]) & (classes != classes[:, -1:])
-        curves[f"{kind}_inside"] = inside.float().mean(0).tolist()
-        curves[f"{kind}_third"] = third.float().mean(0).tolist()
-    return curves
-
-
-def real_unit(features, test_features, seed, reshuffles=2, groups=10):
-    """Frechet distance of real images to real images, and its standard error.
-
-    `features` of training images (M, D) are cut into disjoint sixths, `reshuffles` times; the mean
-    distance of a sixth to the test images is the unit of "times real images". The judge has learned
-    from the training images and not from the test images, which is part of that distance.
-
-    Its error is the jackknife's, over groups of the training and of the test images: with theta_k
-    the mean distance without group k of g, the variance is (g - 1) / g sum_k (theta_k - mean)^2;
-    the two sets are independent, so theirs add. It is that of one reshuffle, a little too large.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    size = len(features) // 6
-
-    def shuffled():
-        return features[torch.randperm(len(features), generator=generator)[:6 * size]].split(size)
-
-    distances = [frechet_distance(sixth, test_features)
-                 for _ in range(reshuffles) for sixth in shuffled()]
-    sixths = shuffled()
-    variance = 0.0
-    for which in ("training", "test"):
-        without_group = []
-        for group in range(groups):
-            kept_of_sixth = torch.arange(size) % groups != group
-            kept_of_test = torch.arange(len(test_features)) % groups != group
-            if which == "training":
-                pairs = [(sixth[kept_of_sixth], test_features) for sixth in sixths]
-            else:
-                pairs = [(sixth, test_features[kept_of_test]) for sixth in sixths]
-            without_group.append(np.mean([frechet_distance(x, y) for x, y in pairs]))
-        variance += (groups - 1) * np.var(without_group)
-    return float(np.mean(distances)), float(variance**0.5)
-
-
-# ------------------------------------------------------------------- a measure without labels
-class Detective(nn.Module):
-    """Images (B, 1, 28, 28) in [0, 1] -> logit of being real (B, 1)."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, 16, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
-            nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
-            nn.Flatten(), nn.Linear(32 * 7 * 7, 1))
-
-    def forward(self, x):
-        return self.layers(x)
-
-
-def two_sample_test(images, real, *, seed, steps=400, batch_size=64):
-    """Accuracies (4,) of nets that learn to tell `images` from `real`, both uint8 (N, 28, 28).
-
-    A classifier two-sample test (Lopez-Paz & Oquab 2017, arXiv:1610.06545): each net learns from
-    one half of both for `steps` steps and is asked about the other half. Half of the answers are
-    right by chance; more tells that the distributions differ. The four share images, so that their
-    spread is no standard error.
-    """
-    torch.manual_seed(seed)
-    count = min(len(images), len(real))
-    accuracies = []
-    for _ in range(2):
-        halves_of_images = images[torch.randperm(len(images))[:count]].tensor_split(2)
-        halves_of_real = real[torch.randperm(len(real))[:count]].tensor_split(2)
-        for train, held_out in ((0, 1), (1, 0)):
-            net = Detective().to(images.device)
-            train_detective(net, halves_of_images[train], halves_of_real[train], steps=steps,
-                            batch_size=batch_size)
-            images_called_real = share_called_real(net, halves_of_images[held_out])
-            real_called_real = share_called_real(net, halves_of_real[held_out])
-            accuracies.append((1 - images_called_real + real_called_real) / 2)
-    return accuracies
-
-
-@torch.no_grad()
-def share_called_real(net, images):
-    """The share of images uint8 (N, 28, 28) that a Detective takes for real."""
-    return (net(images[:, None].float() / 255) > 0).float().mean().item()
-
-
-def train_detective(net, images, real, *, steps, batch_size):
-    """Train on as many `images`, target 0, as `real` ones, target 1; the losses (steps,)."""
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
-    target = torch.cat((torch.zeros(batch_size, 1), torch.ones(batch_size, 1))).to(images.device)
-    losses = []
-    for _ in range(steps):
-        chosen = torch.randint(len(images), (2, batch_size))
-        x = torch.cat((images[chosen[0]], real[chosen[1]]))[:, None].float() / 255
-        loss = F.binary_cross_entropy_with_logits(net(x), target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return torch.stack(losses).tolist()
-
-
-# -------------------------------------------------------------------------- shares of the classes
-def wilson(share, count):
-    """Ends of Wilson's 95 % intervals of shares (10,) that were seen in `count` draws."""
-    z2 = 1.96**2 / count
+    share = np.bincount(classes.cpu(), minlength=10) / len(classes)
+    z2 = 1.96**2 / len(classes)
     half = np.sqrt(z2 * share * (1 - share) + z2**2 / 4)
-    return (share + z2 / 2 - half) / (1 + z2), (share + z2 / 2 + half) / (1 + z2)
-
-
-def correct(share, rates):
-    """The true shares p (..., 10) behind shares q = `share` (..., 10) that an erring judge sees.
-
-    The judge takes class i for class j at the rate C_ij = `rates` (..., 10, 10), known from test
-    images, so that it sees q_j = sum_i p_i C_ij. Solving that for p undoes its errors, as far as it
-    errs on samples as it does on test images. Where noise makes p negative it is set to 0, and the
-    rest rescaled.
-    """
-    p = (share[..., None, :] @ np.linalg.pinv(rates))[..., 0, :].clip(0)
-    return p / p.sum(-1, keepdims=True)
-
-
-def abundance(classes, counts, seed):
-    """{measure: value} of how often judged classes (N,) occur, with 95 % intervals.
-
-    `counts` is the confusion() of the test images, by which shares are corrected. tv is the total
-    variation distance from uniform, sum_c |share_c - 1/10| / 2. Intervals of shares as seen are
-    Wilson's, of corrected ones percentiles of a parametric bootstrap; that of a class which is
-    never seen and corrected to 0 may be [0, 0], which is no certainty.
-    """
-    rng = np.random.default_rng(seed)
-    count = len(classes)
-    totals = counts.sum(1)
-    at_least_1 = totals.clip(1)[:, None]  # a class may be absent from the test images
-    share = np.bincount(classes.cpu(), minlength=10) / count
-    rates = counts / at_least_1
-    # Bootstrap: the judged classes drawn again, and each row of the confusion
-    drawn_share = rng.multinomial(count, share, 1000) / count  # (1000, 10)
-    drawn_rates = rng.multinomial(totals, rates, (1000, 10)) / at_least_1  # (1000, 10, 10)
-    low, high = wilson(share, count)
-    corrected = correct(share, rates)
-    drawn = correct(drawn_share, drawn_rates)
-    corrected_low, corrected_high = np.percentile(drawn, (2.5, 97.5), axis=0)
-
-    numbers = {"tv": abs(share - 0.1).sum() / 2, "tv_corrected": abs(corrected - 0.1).sum() / 2,
-               "smallest_share": share.min()}
-    for name, end, values in (
-            ("share", "", share), ("share", "_low", low), ("share", "_high", high),
-            ("corrected", "", corrected), ("corrected", "_low", corrected_low),
-            ("corrected", "_high", corrected_high)):
-        for c in range(10):
-            numbers[f"{name}_{c}{end}"] = values[c]
+    low, high = (share + z2 / 2 - half) / (1 + z2), (share + z2 / 2 + half) / (1 + z2)
+    rates = counts / counts.sum(1).clip(1)[:, None]  # a class may be absent
+    corrected = (share @ np.linalg.pinv(rates)).clip(0)
+    corrected /= corrected.sum()
+    numbers = {"tv": abs(share - 0.1).sum() / 2, "smallest_share": share.min()}
+    for c in range(10):
+        numbers |= {f"share_{c}": share[c], f"share_{c}_low": low[c], f"share_{c}_high": high[c],
+                    f"corrected_{c}": corrected[c]}
     return numbers
 
 
-# ------------------------------------------------------------------------ diversity and pixels
-def spread(features, classes):
-    """Mean distance (10,) of two images of a class, over its first 1000 features (N, D).
+def diversity(samples, real):
+    """Mean distance of two images of a class over that of real ones, of each class and of all."""
+    spread = [[torch.pdist(images.features[images.classes == c][:1000]).mean().item()
+               for c in range(10)] for images in (samples, real)]
+    ratios = np.divide(*spread)  # NaN for a class of fewer than two
+    return {"diversity": np.nanmean(ratios)} | {f"diversity_{c}": ratios[c] for c in range(10)}
 
-    NaN for a class of fewer than two.
+
+def agreement(samples):
+    """Share judged to be of the class that was asked for, of all and of each class."""
+    if samples.labels is None:
+        return {}
+    counts = confusion(samples)
+    numbers = {f"agreement_{c}": counts[c, c] / counts[c].sum()
+               for c in range(10) if counts[c].any()}
+    return numbers | {"agreement": np.trace(counts) / counts.sum()}
+
+
+def half(pixels):
+    """uint8 (N, 28, 28) at half the resolution: (N, 196) in [0, 1], means of 2 x 2 pixels."""
+    return F.avg_pool2d(pixels[:, None].float() / 255, 2).flatten(1)
+
+
+def steepness(pixels):
+    """Mean absolute difference of a pixel and the one below in uint8 (N, 28, 28)."""
+    return pixels.float().diff(dim=1).abs().mean().item()
+
+
+def nearest(x, y):
+    """Euclidean distance (N,) of each of x (N, D) to the nearest of y (M, D)."""
+    squares = y.square().sum(1)
+    # |x - y|^2 = |x|^2 + |y|^2 - 2 x y, of which |x|^2 matters to no minimum
+    least = [torch.addmm(squares, batch, y.T, alpha=-2).amin(1) for batch in x.split(100)]
+    return (torch.cat(least) + x.square().sum(1)).clamp(min=0).sqrt()
+
+
+def whole(pixels):
+    """uint8 (N, 28, 28) -> (N, 784) in [0, 1]."""
+    return pixels.flatten(1).float() / 255
+
+
+def copies(pixels, training, copy_distance):
+    """Share of uint8 (N, 28, 28) nearer to a training image than 99 % of test images are.
+
+    Distances at half resolution are at most half as large: what is far there is no copy.
     """
-    return np.array([torch.pdist(features[classes == c][:1000]).mean().item() for c in range(10)])
+    near = 2 * nearest(half(pixels), half(training)) < copy_distance + 1e-3  # of rounding
+    distance = nearest(whole(pixels[near]), whole(training))
+    return (distance < copy_distance).sum().item() / len(pixels)
 
 
-def steepness(images):
-    """Mean absolute difference of a pixel and the one below in images uint8 (N, 28, 28)."""
-    return images.float().diff(dim=1).abs().mean().item()
+def along_paths(paths, ruler):
+    """{kind_inside: a value for each step} of gan.py's paths uint8 (2, pairs, steps, 28, 28).
 
-
-def nearest_training(images, training):
-    """Distance and index (N,) of the nearest of `training` (M, 28, 28) to `images` (N, 28, 28).
-
-    Both are uint8. The distance is the Euclidean one of pixels in [0, 1].
+    Of line and arc between two z: the share of images inside a real one's ball, as in precision.
     """
-    images, training = (x.flatten(1).float() / 255 for x in (images, training))
-    squares = training.square().sum(1)
-    distances, indices = [], []
-    for x in images.split(500):
-        # |x - t|^2 = |x|^2 + |t|^2 - 2 x t, of which |x|^2 matters to no minimum
-        square, index = torch.addmm(squares, x, training.T, alpha=-2).min(1)
-        distances.append((square + x.square().sum(1)).clamp(min=0).sqrt())
-        indices.append(index)
-    return torch.cat(distances), torch.cat(indices)
-
-
-# ------------------------------------------------------------------------------ scoring a run
-@dataclass
-class Reference:
-    """The real images of a data set as the judge sees them: what every run is measured by."""
-    training: torch.Tensor  # uint8 (M, 28, 28)
-    test: torch.Tensor  # uint8 (N, 28, 28); all that follows is of these
-    test_labels: torch.Tensor  # (N,)
-    features: torch.Tensor  # (N, 128)
-    near: torch.Tensor  # (N,), their radii()
-    wide: torch.Tensor  # (N,)
-    counts: np.ndarray  # their confusion() (10, 10)
-    spread: np.ndarray  # their spread() (10,)
-    steepness: float
-    copy_distance: float  # a sample nearer than this to a training image counts as a copy
-
-
-@dataclass
-class Score:
-    """What the judge says of a run."""
-    numbers: dict  # {measure: float}, all finite
-    counts: np.ndarray | None  # confusion() of classes asked for; None where none were
-    sheet: torch.Tensor  # uint8 (100, 28, 28), see make_sheet
-    framed: torch.Tensor  # bool (100,): which of them the judge sees as another class
-    pairs: torch.Tensor  # uint8 (60, 28, 28), see pair_up
-
-
-def make_reference(judge, copy_distance, training, test, test_labels):
-    """The Reference of training and test images uint8 (N, 28, 28), and test labels (N,)."""
-    features, classes = judged(judge, test)
-    near, wide = radii(features)
-    return Reference(
-        training=training, test=test, test_labels=test_labels, features=features, near=near,
-        wide=wide, counts=confusion(test_labels, classes), spread=spread(features, classes),
-        steepness=steepness(test), copy_distance=copy_distance)
-
-
-def score(images, labels, judge, reference, *, seed):
-    """The Score of one run: images uint8 (N, 28, 28), labels (N,) asked for or None."""
-    counts = None
-    if labels is not None:
-        _, classes = judged(judge, images)
-        counts = confusion(labels, classes)
-    images = images[:COUNT]
-    features, classes = judged(judge, images)
-
-    numbers = {"images": len(images), "frechet": frechet_distance(features, reference.features)}
-    numbers |= neighbourhoods(features, reference)
-    accuracies = two_sample_test(images, reference.test, seed=seed)
-    numbers["c2st"] = np.mean(accuracies)
-    numbers["c2st_sd"] = np.std(accuracies, ddof=1)
-    numbers |= abundance(classes, reference.counts, seed)
-    diversity = spread(features, classes) / reference.spread
-    numbers["diversity"] = np.nanmean(diversity)
-    numbers["sharpness"] = steepness(images) / reference.steepness
-    for c in range(10):
-        numbers[f"diversity_{c}"] = diversity[c]
-    if counts is not None:
-        numbers["agreement"] = np.trace(counts) / counts.sum()
-        for c in range(10):
-            if counts[c].any():
-                numbers[f"agreement_{c}"] = counts[c, c] / counts[c].sum()
-    distance, index = nearest_training(images, reference.training)
-    numbers["copies"] = (distance < reference.copy_distance).float().mean().item()
-
-    finite = {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
-    asked = classes if labels is None else labels[:COUNT]
-    order = first_of_each_class(asked)
-    framed = (order >= 0) & (classes != asked)[order]
-    return Score(finite, counts, sheet=make_sheet(images, order), framed=framed,
-                 pairs=pair_up(images, distance, index, reference.training))
-
-
-def score_real(judge, reference, *, seed):
-    """The Score of real images, beside which a run's is read.
-
-    Shares, agreement, diversity, sharpness and copies are those of the test images. Against
-    themselves these have distance 0, so the Frechet distance, the four measures by neighbours (a
-    mean of six parts) and the two-sample test (one part) are those of training images.
-    """
-    real = score(reference.test, reference.test_labels, judge, reference, seed=seed)
-    features, _ = judged(judge, reference.training)
-    real.numbers["frechet"], real.numbers["frechet_se"] = real_unit(
-        features, reference.features, seed)
-    torch.manual_seed(seed)
-    size = len(features) // 6
-    sixths = torch.randperm(len(features))[:6 * size].split(size)
-    draws = [neighbourhoods(features[sixth], reference) for sixth in sixths]
-    for name in draws[0]:
-        real.numbers[name] = float(np.mean([draw[name] for draw in draws]))
-    accuracies = two_sample_test(reference.training[sixths[0]], reference.test, seed=seed)
-    real.numbers["c2st"] = float(np.mean(accuracies))
-    real.numbers["c2st_sd"] = float(np.std(accuracies, ddof=1))
-    return real
-
-
-def classification_accuracy(images, labels, ruler, args, title):
-    """Accuracies (PUPILS,) on the test images of classifiers trained on images and labels.
-
-    The classification accuracy score (Ravuri & Vinyals 2019, arXiv:1905.10887): classifiers of the
-    judge's kind learn from all of a run's images uint8 (N, 28, 28) and labels (N,) asked for. Only
-    scores of equally many images can be compared.
-    """
-    accuracies = []
-    for seed in range(args.seed, args.seed + PUPILS):
-        pupil = make_judge(images, labels, dataset=ruler.dataset, epochs=PUPIL_EPOCHS, seed=seed,
-                           title=f"{title}, seed {seed}")
-        _, classes = judged(pupil, ruler.test)
-        accuracies.append((classes == ruler.test_labels).float().mean().item())
-    return accuracies
+    curves = {}
+    for kind, pixels in zip(("line", "arc"), paths):
+        features = see(ruler.judge, pixels.flatten(0, 1)).features
+        inside = torch.cat([(squared_distances(x, ruler.real.features) <= ruler.near).any(1)
+                            for x in features.split(250)])
+        curves[f"{kind}_inside"] = inside.view(pixels.shape[:2]).double().mean(0).tolist()
+    return curves
 
 
 # ----------------------------------------------------------------- faults planted in real images
 def planted(images, labels, seed):
     """{fault: (images uint8 (COUNT, 28, 28), labels)} of training images (N, 28, 28), (N,).
 
-    What a measure should see, to be compared with what it sees. All begin with training images, so
-    that copies of those are found everywhere but where every image is changed. Class 6 is the shirt
-    of Fashion-MNIST.
+    What a measure should see. All are training images, so that copies are found everywhere but
+    where every image is changed. Class 6 is the shirt.
     """
     generator = torch.Generator().manual_seed(seed)
-
-    def shuffled(count):
-        return torch.randperm(count, generator=generator)
-
-    order = shuffled(len(images))
+    order = torch.randperm(len(images), generator=generator)
     spare = order[COUNT:2 * COUNT] if len(images) >= 2 * COUNT else order
     images, labels = images.cpu(), labels.cpu()
     base, of_base = images[order[:COUNT]], labels[order[:COUNT]]
@@ -611,754 +390,374 @@ def planted(images, labels, seed):
         changed_labels[replaced[:len(chosen)]] = labels[chosen]
         faults[fault] = changed, changed_labels
 
-    few = shuffled(count)[:max(1, count // 100)].repeat(100)[:count]
+    few = torch.randperm(count, generator=generator)[:max(1, count // 100)].repeat(100)[:count]
     faults["100 copies each"] = base[few], of_base[few]
     faults["one image"] = base[:1].repeat(count, 1, 1), of_base[:1].repeat(count)
-    partner = shuffled(count)
+    partner = torch.randperm(count, generator=generator)
     mixed = (base.float() + base[partner].float()) / 2
     faults["two images mixed"] = mixed.round().byte(), of_base
     exchanged = of_base.clone()
     exchanged[of_base == 0] = 6
     exchanged[of_base == 6] = 0
     faults["two labels exchanged"] = base, exchanged
+
+    for fault, share in (("13 % broken", 0.13), ("50 % broken", 0.5)):
+        broken = base.clone()  # the lower half is another garment's
+        halves = base[partner[:round(share * count)], 14:]
+        broken[:len(halves), 14:] = halves
+        faults[fault] = broken, of_base
     return faults
 
 
-def fingerprint(args):
-    """Numbers that tell whether today's code still computes what a record's did.
-
-    Two steps of a judge's training, or, of scores, two of a detective's and most measures of drawn
-    images and points; by one thread. `make check` takes them again.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    drawn = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (64, 28, 28), generator=drawn).byte()
-    labels = torch.randint(10, (64,), generator=drawn)
-    torch.manual_seed(args.seed)
-    if args.train_judge or args.cas:
-        epochs = PUPIL_EPOCHS if args.cas else args.epochs
-        numbers = train_judge(Judge(), images, labels, dataset=args.dataset or "fashion",
-                              epochs=epochs, batch_size=32, steps=2)
-    else:
-        numbers = train_detective(Detective(), images[:32], images[32:], steps=2, batch_size=32)
-        x, y = torch.randn(2, 200, 16, generator=drawn)
-        near, wide = radii(x)
-        shares = abundance(labels, 10 * np.eye(10, dtype=int) + 1, args.seed)
-        distance, _ = nearest_training(images[:32], images[32:])
-        drawn_reference = argparse.Namespace(features=x, near=near, wide=wide)
-        numbers += [frechet_distance(x, y + 1), *neighbourhoods(y, drawn_reference).values(),
-                    *real_unit(x, y, args.seed), distance.mean().item(), steepness(images),
-                    spread(x, labels.repeat(4)[:200])[0].item(), float(shares["corrected_0"]),
-                    float(shares["corrected_0_high"])]
-    torch.set_num_threads(threads)
-    return numbers
-
-
-# ---------------------------------------------------------------------------- samples of runs
-ENDING = "_samples.npz"
-REAL = ("real_mnist", "real_fashion")  # runs that no script makes: the training images
-
-
-def record_of(run, out_dir):
-    """The path of a run's record, in `out_dir` or a folder in it, or None."""
-    trained = run.removeprefix("normal_")  # samples of N(0, I) beside those of a fitted prior
-    for name in (f"{run}.json", f"{trained}.json"):
-        for path in sorted(out_dir.rglob("*.json")):
-            if path.name == name:  # which may have brackets, that rglob would read as a pattern
-                return path
-    return None
-
-
-def dataset_of(run, out_dir):
-    """The data set of a run: by its record under `out_dir`, else by its name."""
-    record = record_of(run, out_dir)
-    if record is not None:
-        with contextlib.suppress(ValueError, LookupError, TypeError):  # no record of a run
-            return json.loads(record.read_text())["settings"]["dataset"]
-    words = re.split("[_-]", run)
-    return "mnist" if "mnist" in words and "fashion" not in words else "fashion"
-
-
-def choose_dataset(run, args):
-    """The data set to score a run by; OSError where --dataset is not that of its record."""
-    name = name_of(run)
-    known = dataset_of(name, args.out_dir)
-    fixed = run in REAL or record_of(name, args.out_dir) is not None
-    if fixed and args.dataset not in (None, known):
-        raise OSError(f"{run} is of --dataset {known} and is scored by that alone")
-    return args.dataset or known
-
-
-def name_of(run):
-    """The name of a run that may be given as the path of its sample file.
-
-    What a run's name cannot have, such as a space, becomes "-".
-    """
-    name = Path(run).name.removesuffix(".npz").removesuffix("_samples")
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
-
-
-def find_samples(run, runs_dir):
-    """The sample file of a run's name or of a path; OSError says how to make one of ours."""
-    path = folder(run) if run.endswith(".npz") else runs_dir / f"{run}{ENDING}"
-    if not path.exists() and not path.is_symlink():
-        raise OSError(f"{path} is not there: `python vae.py --dataset fashion`, `python gan.py` "
-                      "and `python gan.py --conditional` make samples")
-    return path
+# -------------------------------------------------------------------------------- sample files
+def locate(run, runs_dir):
+    """Name of the results, source and path of samples, given as a run's name or as a path."""
+    path = Path(run)
+    if path.suffix != ".npz":
+        return run, run, runs_dir / f"{run}_samples.npz"
+    name = path.stem.removesuffix("_samples")
+    of_run = path.resolve() == (runs_dir / f"{name}_samples.npz").resolve()
+    return name, name if of_run else str(path.resolve()), path
 
 
 def read_samples(path):
-    """Images uint8 (N, 28, 28) and labels uint8 (N,) or None of a sample file, as tensors.
+    """Images uint8 (N, 28, 28), labels (N,) or None, paths or None, and images trained on.
 
-    Whatever holds 28 x 28 grey images is read: uint8 or floats in [0, 1], [-1, 1] or [0, 255], as
-    (N, 28, 28), (N, 784), (N, 1, 28, 28) or (N, 28, 28, 1). OSError says what is wrong else.
+    OSError says what is wrong with the file.
     """
-    content = io.BytesIO(path.read_bytes())  # a file that cannot be read is not called damaged
     try:
-        with np.load(content) as arrays:
-            images, labels = arrays["images"], arrays.get("labels")
-    except MemoryError:
+        with np.load(io.BytesIO(path.read_bytes())) as file:
+            images, labels, paths = file["images"], file.get("labels"), file.get("paths")
+            trained_on = int(file.get("train_images", 60_000))
+    except FileNotFoundError as error:
+        raise OSError(f"{path} is not there: vae.py and gan.py make samples") from error
+    except OSError:  # it cannot be read, which is no damage
         raise
-    except KeyError as error:
-        raise OSError(f"{path} holds no array named images") from error
     except Exception as error:  # NumPy and zipfile raise whatever the damage leads to
-        raise OSError(f"{path} is damaged or no .npz file: make it again") from error
-    try:
-        images = as_bytes(as_grey(images))
-        if labels is not None:
-            labels = as_classes(labels, len(images))
-    except ValueError as error:
-        raise OSError(f"{path}: {error}") from error
-    return images, labels
+        raise OSError(f"{path} is damaged or no .npz file with `images` ({error!r})") from error
+    if (images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28)
+            or len(images) < LEAST or images.max() <= 1):
+        raise OSError(f"{path}: `images` is {in_words(images)}; wanted is uint8 (N, 28, 28) from "
+                      f"0 to 255, with N at least {LEAST}")
+    if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != (len(images),)
+                               or labels.min() < 0 or labels.max() > 9):
+        raise OSError(f"{path}: `labels` is {in_words(labels)}; wanted are whole numbers "
+                      f"({len(images)},) from 0 to 9")
+    if trained_on < 1:
+        raise OSError(f"{path}: `train_images` is {trained_on}; wanted is a number from 1")
+    if paths is not None and (paths.dtype != np.uint8 or paths.shape[3:] != (28, 28)):
+        paths = None  # somebody else's, and something else
+    return images, labels, paths, trained_on
 
 
-def as_grey(images):
-    """An array of images as (N, 28, 28); ValueError where it is something else."""
-    shape = images.shape
-    size = int(np.prod(shape[1:]))
-    if len(shape) == 4 and 3 in (shape[1], shape[3]):
-        raise ValueError(f"images {shape} have three colours; grey ones are scored")
-    if len(shape) < 2 or size != 28 * 28 or not {*shape[1:]} <= {1, 28, 784}:
-        raise ValueError(f"images {shape} are not N images of 28 x 28 pixels")
-    if len(images) < 30:
-        raise ValueError(f"{len(images)} images are too few; at least 30, and {COUNT} for numbers "
-                         "that can be compared")
-    return images.reshape(-1, 28, 28)
+def in_words(array):
+    """Type, shape and range of an array."""
+    if array.size == 0 or array.dtype.kind not in "fiu":
+        return f"{array.dtype} {array.shape}"
+    return f"{array.dtype} {array.shape} from {array.min():g} to {array.max():g}"
 
 
-def as_bytes(images):
-    """Images (N, 28, 28) of any numbers as a uint8 tensor; ValueError where no range fits."""
-    if images.dtype == np.uint8 and images.max() > 1:
-        return torch.tensor(images)
-    if images.dtype.kind not in "fiu":
-        raise ValueError(f"images of type {images.dtype} are no numbers")
-    if not np.isfinite(images).all():
-        raise ValueError("images hold NaN or infinite pixels")
-    least, most = images.min(), images.max()
-    images = images.astype(float)
-    if least >= 0 and most <= 1:
-        images = 255 * images
-    elif least >= -1 and most <= 1:
-        images = 127.5 * images + 127.5
-    elif not (least >= 0 and most <= 255):
-        raise ValueError(f"pixels from {least:g} to {most:g} are neither in [0, 1], [-1, 1] nor "
-                         "[0, 255]")
-    return torch.tensor(images.round().astype(np.uint8))
+# ------------------------------------------------------------------------------------- figures
+def draw_pictures(stem, pixels, asked, classes):
+    """Sheet and strip of a run's first hundred samples, uint8 (N, 28, 28).
 
-
-def as_classes(labels, count):
-    """An array of `count` labels as a uint8 tensor; ValueError where they are no classes."""
-    if labels.shape != (count,):
-        raise ValueError(f"labels {labels.shape} do not fit {count} images")
-    if labels.dtype.kind not in "fiu" or not np.isin(labels, range(10)).all():
-        raise ValueError("labels are not whole numbers from 0 to 9")
-    return torch.tensor(labels.astype(np.uint8))
-
-
-def sample_identity(images, labels):
-    """identity() of a run's samples."""
-    tensors = {"images": images}
-    if labels is not None:
-        tensors["labels"] = labels
-    return identity(tensors)
-
-
-# ------------------------------------------------------------------------------------ figures
-def first_of_each_class(classes, columns=10):
-    """Places (10 * columns,) of the first images of each class, row by row; else -1."""
-    rows = []
-    for c in range(10):
-        first = (classes == c).nonzero()[:columns, 0]
-        rows.append(F.pad(first, (0, columns - len(first)), value=-1))
-    return torch.cat(rows)
-
-
-def make_sheet(images, order):
-    """uint8 (len(order), 28, 28): the images (N, 28, 28) in that order, grey where it is -1."""
-    return torch.where(order[:, None, None] >= 0, images[order], 128).byte()
-
-
-def pair_up(images, distance, index, training):
-    """uint8 (60, 28, 28): three rows of ten images, each over the row of their neighbours.
-
-    They are the 30 of `images` (N, 28, 28) nearest to a training image: to that of `index` (N,).
+    Asked for are classes (N,), judged `classes` (N,).
     """
-    chosen = distance.argsort()[:30]
-    samples = images[chosen].view(3, 10 * 28 * 28)
-    neighbours = training[index[chosen]].view(3, 10 * 28 * 28)
-    return torch.stack((samples, neighbours), 1).view(60, 28, 28)
+    rows = [(asked == c).nonzero()[:8, 0] for c in range(10)]
+    order = torch.cat([F.pad(row, (0, 8 - len(row)), value=-1) for row in rows])  # -1: no more
+    sheet = torch.where(order[:, None, None] >= 0, pixels[order], 128).byte()
+    framed = (order >= 0) & (classes != asked)[order]
+    draw_tiles(f"{stem}_sheet.pdf", sheet, 8, CLASSES, framed)
+    draw_tiles(f"{stem}_strip.pdf", pixels[:16], 16)
 
 
-def draw_tiles(path, images, names, columns=10, width=3.4, framed=()):
-    """Images uint8 (N, 28, 28) on a fixed grey scale, in rows of `columns`, with their `names`.
+def draw_tiles(path, pixels, columns, names=(), framed=()):
+    """Images uint8 (N, 28, 28), each 9 mm wide, in rows of `columns`, beside the rows' names.
 
-    The figure is `width` inches wide, of which names take 0.65; so figures of equal width have
-    their tiles at the same places, and a part of one can be cut out. `framed` (N,) says which
-    images get a white frame.
+    The grey scale is fixed, and the place of each image. Two sheets side by side take 7.1 inches.
+    framed (N,): whether it has a white frame.
     """
-    rows = len(images) // columns
-    edge = 0.04  # inches left free on each side
-    left = edge + (0.65 if names else 0)
-    inner = width - left - edge
-    height = inner * (30 * rows + 2) / (30 * columns + 2)
-    figure_height = height + 2 * edge
-    figure = Figure(figsize=(width, figure_height), layout="none")
-    axes = figure.add_axes((left / width, edge / figure_height,
-                            inner / width, height / figure_height))
-    tiles = torchvision.utils.make_grid(images[:, None].cpu(), nrow=columns, pad_value=128)[0]
-    axes.imshow(tiles.numpy(), vmin=0, vmax=255, interpolation="nearest")
+    rows = math.ceil(len(pixels) / columns)
+    pixel = 9.05 / 25.4 / 28  # inches
+    left = 0.53 if names else 0.0  # inches for the names
+    width, height = (29 * columns + 1) * pixel, (29 * rows + 1) * pixel
+    figure = Figure(figsize=(left + width, height), layout="none")
+    axes = figure.add_axes((left / (left + width), 0, width / (left + width), 1))
+    tiles = torchvision.utils.make_grid(pixels[:, None].cpu(), columns, padding=1, pad_value=128)
+    axes.imshow(tiles[0].numpy(), vmin=0, vmax=255, interpolation="nearest")
     axes.set(frame_on=False, xticks=[])
-    axes.set_yticks(range(16, 16 + 30 * rows, 30), names)
-    axes.tick_params(length=0)
-    for place, is_framed in enumerate(framed):
-        if is_framed:
-            corner = (30 * (place % columns) + 0.5, 30 * (place // columns) + 0.5)
-            axes.add_patch(Rectangle(corner, 30, 30, fill=False, edgecolor="w", linewidth=1.2))
+    axes.set_yticks(range(14, 14 + 29 * len(names), 29), names, fontsize=7)
+    axes.tick_params(length=0, pad=2)
+    for place in np.flatnonzero(framed):
+        corner = (29 * (place % columns), 29 * (place // columns))
+        axes.add_patch(Rectangle(corner, 29, 29, fill=False, edgecolor="w", linewidth=1.2))
     save_figure(figure, path)
 
 
-# --------------------------------------------------------------------- what the commands do
-def print_table(results):
-    """A line for each of {run: numbers}, `-` where it lacks a measure."""
-    width = max(24, *(len(name) for name in results))
-    print(" " * width, *(f"{measure:>10}" for measure in COLUMNS))
-    for name, numbers in results.items():
-        cells = [f"{numbers[measure]:10.4f}" if measure in numbers else f"{'-':>10}"
-                 for measure in COLUMNS]
-        print(f"{name:{width}}", *cells)
-
-
-class Ruler:
-    """A data set, its judge and its Reference, each made when it is first asked for."""
-
-    def __init__(self, dataset, args):
-        self.dataset = dataset
-        self.args = args
-        self.device = choose_device(args.no_cuda)
-        data = load_dataset(dataset, args.data_dir)
-        self.training, self.labels, self.test, self.test_labels = (
-            tensor.to(self.device) for tensor in data)
-
-    @functools.cached_property
-    def judge(self):
-        """What load_judge gives: of the committed file, or of one that is trained in its place."""
-        path = self.args.judge_dir / f"judge_{self.dataset}.pt"
-        found = load_judge(path, self.device)
-        if found is not None:
-            return found
-        content = {"images": self.training, "labels": self.labels,
-                   "epochs": torch.tensor([self.args.epochs, self.args.seed])}
-        instead = self.args.runs_dir / f"judge_{self.dataset}-{identity(content)[:12]}.pt"
-        print(f"{path} is missing, the judge that comes with the project; scores by another, "
-              f"{instead}, cannot be laid beside the report's")
-        found = load_judge(instead, self.device)
-        if found is None:
-            self.train(instead)
-            found = load_judge(instead, self.device)
-        return found
-
-    @functools.cached_property
-    def reference(self):
-        """The Reference of the test images."""
-        judge, copy_distance, _ = self.judge
-        return make_reference(judge, copy_distance, self.training, self.test, self.test_labels)
-
-    def train(self, path):
-        """Train a judge of the training images and write its file."""
-        judge = make_judge(self.training, self.labels, dataset=self.dataset,
-                           epochs=self.args.epochs, seed=self.args.seed, title=path.stem)
-        distance, _ = nearest_training(self.test[:COUNT], self.training)
-        copy_distance = distance.quantile(0.01).item()
-        saved = io.BytesIO()  # torch.save itself hides a full disk
-        torch.save(frozen(judge, copy_distance), saved)
-        with replacing(path) as part:
-            part.write_bytes(saved.getvalue())
-
-
-def freeze_judge(args):
+# ------------------------------------------------------------------------------ what commands do
+def make_judge(args, device):
     """--train-judge: write the judge's file and record."""
-    start = time.perf_counter()
-    path = args.out_dir / f"{args.run_name}.pt"
-    if path.exists() and not args.fresh:
-        raise OSError(f"{path} is there, and scores name it: --fresh replaces it by another ruler")
-    taken = fingerprint(args)
-    ruler = Ruler(args.dataset, args)
-    ruler.train(path)
-    judge, copy_distance, sha256 = load_judge(path, ruler.device)
-    _, classes = judged(judge, ruler.test)
-    counts = confusion(ruler.test_labels, classes)
-    numbers = {"accuracy": float(np.trace(counts) / counts.sum()),
-               "copy_distance": copy_distance, "bytes": path.stat().st_size}
-    write_record(path.with_suffix(".json"), args, [machine(ruler.device)], numbers, ["accuracy"],
-                 fingerprint=taken, judge=sha256, seconds=time.perf_counter() - start,
-                 parameters={"judge": sum(p.numel() for p in judge.parameters())},
-                 curves={"confusion": counts.tolist()})
-    print(f"{path}: accuracy {numbers['accuracy']:.4f}, SHA-256 {sha256}")
+    path = args.out_dir / "judge_fashion.pt"
+    if path.exists():
+        raise OSError(f"{path} is there, and scores name it: give another --out-dir")
+    images, labels, test_images, test_labels = (
+        tensor.to(device) for tensor in load_dataset("fashion", args.data_dir))
+    torch.manual_seed(args.seed)
+    judge = Judge().to(device, memory_format=torch.channels_last)
+    train_judge(judge, images, labels)
+    tensors = {name: tensor if "running_" in name or "num_batches" in name else tensor.half()
+               for name, tensor in judge.state_dict().items()}
+    distances = nearest(whole(test_images), whole(images))
+    tensors[COPY_DISTANCE] = distances.quantile(0.01).double().cpu()
+    content = io.BytesIO()
+    torch.save(tensors, content)
+    write_file(path, content.getvalue())
+    judge, copy_distance, sha256 = load_judge(path, device)
+    accuracy = (see(judge, test_images).classes == test_labels).double().mean().item()
+    write_record(path.with_suffix(".json"), args, device, judge=sha256, curves={},
+                 numbers={"accuracy": accuracy, "copy_distance": copy_distance},
+                 seconds=time.process_time())
+    print(f"{path}: accuracy {accuracy:.4f}, SHA-256 {sha256}")
 
 
-def score_planted(args):
+def show(name, numbers):
+    """Print the most important numbers of a run."""
+    shown = (f"{measure} {numbers[measure]:.4g}" for measure in SHOWN if measure in numbers)
+    print(f"{name}:", *shown, flush=True)
+
+
+def score_planted(ruler, args, device):
     """--planted: every measure of real images with faults, {"<fault>/<measure>": number}."""
-    start = time.perf_counter()
-    taken = fingerprint(args)
-    ruler = Ruler(args.dataset, args)
-    judge, _, sha256 = ruler.judge
-    results = {}
-    for fault, (images, labels) in planted(ruler.training, ruler.labels, args.seed).items():
-        images, labels = images.to(ruler.device), labels.to(ruler.device)
-        results[fault] = score(images, labels, judge, ruler.reference, seed=args.seed).numbers
-    print_table(results)
-    numbers = {f"{fault}/{measure}": value for fault, scores in results.items()
-               for measure, value in scores.items()}
-    write_record(args.out_dir / f"{args.run_name}.json", args, [machine(ruler.device)], numbers,
-                 fingerprint=taken, judge=sha256, seconds=time.perf_counter() - start, curves={})
+    ruler.choose_real(len(ruler.training))
+    numbers = {}
+    for fault, (pixels, labels) in planted(ruler.training, ruler.labels, args.seed).items():
+        samples = see(ruler.judge, pixels.to(device), labels.to(device))
+        scores = score(samples, ruler)
+        show(fault, scores)
+        numbers |= {f"{fault}/{name}": value for name, value in scores.items()}
+    write_record(args.out_dir / "p5_planted_fashion.json", args, device, dataset="fashion",
+                 judge=ruler.sha256, real=ruler.real_name, numbers=numbers, curves={},
+                 seconds=time.process_time())
 
 
-def with_unit(numbers, ruler):
-    """`numbers` and times_real, where the same judge has scored the real images."""
-    path = ruler.args.judge_dir / f"real_{ruler.dataset}_scores.json"
-    _, _, sha256 = ruler.judge
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # none, or damaged
-        real = json.loads(path.read_text())
-        if real["judge"] == sha256:
-            return numbers | {"times_real": numbers["frechet"] / real["numbers"]["frechet"]}
-    return numbers
+def prepare(run, args):
+    """Name, source, samples and path of the scores of `run`; OSError where it cannot be scored."""
+    name, source, samples_path = locate(run, args.runs_dir)
+    words = re.split("[_-]", name)
+    if "mnist" in words and "fashion" not in words:  # vae_mnist
+        raise OSError(f"{run} is of MNIST by its name: samples of Fashion-MNIST alone are scored")
+    samples = None if run == REAL else read_samples(samples_path)
+    trained = name.removeprefix("normal_")  # samples of N(0, I) beside those of a fitted prior
+    swept = args.out_dir / "sweep"
+    folder = swept if (swept / f"{trained}.json").exists() else args.out_dir
+    path = folder / f"{name}_scores.json"
+    try:
+        scored = json.loads(path.read_text())["settings"]["runs"]
+    except (OSError, ValueError, LookupError, TypeError):  # there are none, or they are damaged
+        scored = [source]
+    if scored != [source]:
+        raise OSError(f"{path} holds the scores of {scored}, and would lose them to {source}: "
+                      "rename that file, or give another --out-dir")
+    return name, source, samples, path
 
 
-def is_done(path, args, **fields):
-    """Whether the record in `path` is of these settings, judge and samples, and of this code."""
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        record = json.loads(path.read_text())
-        same_code = np.allclose(record.pop("fingerprint"), fields.pop("fingerprint"), rtol=1e-4)
-        wanted = {"settings": settings_of(args), **fields}
-        return same_code and all(record[name] == value for name, value in wanted.items())
-    return False
-
-
-def score_run(args, rulers):
-    """Score the one run of `args`, with --cas by what classifiers learn; its numbers, its Ruler.
-
-    `rulers` keeps the Ruler of each data set for the next run.
-    """
-    run = args.runs[0]
-    name = name_of(run)
-    real = run in REAL
-    dataset = choose_dataset(run, args)
-    if not real:
-        images, labels = read_samples(find_samples(run, args.runs_dir))
-    if dataset not in rulers:
-        rulers[dataset] = Ruler(dataset, args)
-    ruler = rulers[dataset]
-    if real:
-        images, labels = ruler.training, ruler.labels
-    if args.cas and labels is None:
-        raise OSError(f"{run} has no labels, from which classifiers would learn")
-
-    start = time.perf_counter()
-    judge, _, sha256 = ruler.judge
-    fields = {"dataset": dataset, "judge": sha256, "samples": sample_identity(images, labels),
-              "fingerprint": fingerprint(args)}
-    record = record_of(name, args.out_dir)
-    path = (record.parent if record else args.out_dir) / f"{args.run_name}.json"
-    if is_done(path, args, **fields) and not args.fresh:
-        print(f"{path} is done")
-        return json.loads(path.read_text())["numbers"], ruler
-    if len(images) < COUNT and not real:
-        print(f"{run} has {len(images)} images: with less than {COUNT} the Frechet distance comes "
-              "out too large, and recall too small")
-    images = images.to(ruler.device)
-    labels = None if labels is None else labels.to(ruler.device)
+def score_run(name, source, found, path, ruler, args, device):
+    """Score what prepare() found, write record, first samples and pictures."""
     curves = {}
-    if args.cas:
-        accuracies = classification_accuracy(images, labels, ruler, args, name)
-        numbers = {"cas": float(np.mean(accuracies)), "cas_sd": float(np.std(accuracies, ddof=1))}
-        curves["cas"] = accuracies
+    if found is None:
+        ruler.choose_real(len(ruler.training))
+        samples, numbers = ruler.real, score_real(ruler)
     else:
-        if real:
-            result = score_real(judge, ruler.reference, seed=args.seed)
-        else:
-            result = score(images, labels, judge, ruler.reference, seed=args.seed)
-        numbers = result.numbers
-        if result.counts is not None:
-            curves["confusion"] = result.counts.tolist()
-        if not real:
-            curves |= along_paths(find_samples(run, args.runs_dir), judge, ruler.reference)
-        draw_tiles(path.with_name(f"{name}_sheet.pdf"), result.sheet, CLASSES[dataset],
-                   framed=result.framed)
-        draw_tiles(path.with_name(f"{name}_neighbours.pdf"), result.pairs,
-                   ["image", "nearest"] * 3)
-        strip = images[:16]
-        draw_tiles(path.with_name(f"{name}_strip.pdf"), strip, [], len(strip), width=4.0)
-    headline = ["cas"] if args.cas else ["frechet"]
-    write_record(path, args, [machine(ruler.device)], numbers, headline, **fields,
-                 seconds=time.perf_counter() - start, curves=curves)
-    return numbers, ruler
+        *arrays, trained_on = found
+        pixels, labels, paths = (
+            None if array is None else torch.from_numpy(array).to(device) for array in arrays)
+        ruler.choose_real(trained_on)
+        labels = None if labels is None else labels[:COUNT]
+        samples = see(ruler.judge, pixels[:COUNT], labels)
+        numbers = score(samples, ruler)
+        if paths is not None:
+            curves = along_paths(paths, ruler)
+    first = {"images": samples.pixels[:100].cpu()}
+    asked = samples.classes
+    if samples.labels is not None:
+        asked = samples.labels
+        first["labels"] = asked[:100].byte().cpu()
+    content = io.BytesIO()
+    np.savez(content, **first)
+    write_file(path.with_name(f"{name}_first.npz"), content.getvalue())
+    draw_pictures(path.with_name(name), samples.pixels[:100], asked[:100], samples.classes[:100])
+    run_args = argparse.Namespace(**vars(args) | {"runs": [source]})
+    write_record(path, run_args, device, dataset="fashion", judge=ruler.sha256,
+                 real=ruler.real_name, numbers=numbers, curves=curves, seconds=time.process_time())
+    show(f"{path}, against {ruler.real_name}", numbers)
+    if len(samples.pixels) < COUNT:
+        print(f"{name} has {len(samples.pixels)} images: with less than {COUNT} the Frechet "
+              "distances come out too large, and recall too small")
 
 
-def runs_of(args):
-    """The runs to score: those named, or all whose samples are in --runs-dir."""
-    if args.runs:
-        return args.runs
-    names = sorted(path.name.removesuffix(ENDING)
-                   for path in args.runs_dir.glob(f"[!.]*{ENDING}"))  # .part-*: being written
-    chosen = [name for name in names
-              if args.dataset in (None, dataset_of(name, args.out_dir))]
-    if not chosen:
-        raise OSError(f"no samples in {args.runs_dir}; to make some: `python vae.py --dataset "
-                      "fashion`, `python gan.py`, `python gan.py --conditional`")
-    return chosen
+def score_runs(args, device):
+    """Score runs, one after the other; those that cannot be have a line each, and status 1."""
+    prepared, wrong = {}, []
+    for run in args.runs:
+        try:
+            name, *rest = prepare(run, args)
+            if name in prepared:
+                raise OSError(f"{run} is a second {name}, whose scores would be lost: rename it")
+            prepared[name] = rest
+        except OSError as error:
+            wrong.append(error)
+    if prepared:
+        ruler = Ruler(args, device)
+    for name, rest in prepared.items():
+        score_run(name, *rest, ruler, args, device)
+    for error in wrong:
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+    if wrong:
+        sys.exit(1)
 
 
-# ------------------------------------------------------- files: the same text in every script
+# -------------------------------------------------------------------------------- command line
+def parse_args():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("runs", nargs="*", metavar="RUN",
+                        help="names of runs or paths of sample files")
+    parser.add_argument("--planted", action="store_true", help="instead, real images with faults")
+    parser.add_argument("--train-judge", action="store_true", help="instead, make the judge")
+    parser.add_argument("--judge", help="its file; default: plots/judge_fashion.pt beside this")
+    parser.add_argument("--seed", type=int, default=1, help="of all chance")
+    parser.add_argument("--data-dir", type=Path, default=HERE / "data", help="torchvision's root")
+    parser.add_argument("--out-dir", type=Path, default=HERE / "plots", help="of the results")
+    parser.add_argument("--runs-dir", type=Path, default=HERE / "runs", help="of the samples")
+    parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
+    args = parser.parse_args()
+    if (len(args.runs) > 0) + args.planted + args.train_judge != 1:
+        parser.error("give the names of runs, or --planted, or --train-judge")
+    return args
+
+
+def main():
+    args = parse_args()
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device
+    device = choose_device(args.no_cuda)
+    if args.train_judge:
+        make_judge(args, device)
+    elif args.planted:
+        score_planted(Ruler(args, device), args, device)
+    else:
+        score_runs(args, device)
+
+
+# ---------------------------------------------- files and runs: the same text in every script
+HERE = Path(__file__).resolve().parent
+NO_SETTINGS = ("data_dir", "out_dir", "runs_dir", "resume", "draw", "log_interval", "no_cuda",
+               "run_name")  # flags that do not change what a run computes
 STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
          "image.cmap": "gray", "figure.constrained_layout.use": True, "pdf.fonttype": 42,
          "legend.frameon": False, "lines.linewidth": 1.2}
 
 
 def load_dataset(name, data_dir):
-    """[train images, labels, test images, labels], each uint8, (N, 28, 28) or (N,).
+    """Training images, labels, test images, labels: uint8 (N, 28, 28), int64 (N,).
 
-    Downloaded where they are missing; OSError names the file that is not to be had, and why.
+    OSError where they are missing and cannot be downloaded, or are damaged.
     """
     dataset = {"mnist": torchvision.datasets.MNIST,
                "fashion": torchvision.datasets.FashionMNIST}[name]
-    raw = Path(data_dir, dataset.__name__, "raw")
-    paths = [raw / file for file in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
-                                     "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")]
-    for path in paths:
-        if not path.exists() and not Path(f"{path}.gz").exists():
-            download(dataset, Path(data_dir), path)
-    tensors = [read_idx(path) for path in paths]
-    for images, labels in (tensors[:2], tensors[2:]):
-        match = images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
-        if not match or len(images) == 0 or labels.max() > 9:
-            raise OSError(f"{paths[0]} and the files beside it do not fit each other: delete them, "
-                          "name another --data-dir, or run `make demo` (no download)")
-    return tensors
-
-
-def download(dataset, data_dir, missing):
-    """Download a data set into a folder of this process alone, then move its files in place."""
-    if data_dir.is_symlink() and not data_dir.exists():
-        raise OSError(f"{data_dir} is a link to {data_dir.readlink()}, which is not there: "
-                      "name another --data-dir, or run `make demo` (no download)")
-    was_there = data_dir.exists()
-    prepare_folders(data_dir)
+    raw = data_dir / dataset.__name__ / "raw"
+    files = [raw / packed.removesuffix(".gz") for packed, _ in dataset.resources]
+    if not all(file.exists() for file in files):
+        download(dataset, data_dir, files)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".part-{os.getpid()}-", dir=data_dir) as folder:
-            with contextlib.redirect_stdout(io.StringIO()):
-                dataset(folder, download=True)
-            missing.parent.mkdir(parents=True, exist_ok=True)
-            for path in Path(folder, dataset.__name__, "raw").iterdir():
-                path.replace(missing.parent / path.name)
-    except Exception as error:
-        if not was_there:
-            with contextlib.suppress(OSError):  # another process may be writing into it
-                data_dir.rmdir()
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise OSError(f"{missing} is missing and cannot be downloaded ({cause}): check network and "
-                      "disk, name another --data-dir, or run `make demo` (no download)") from error
+        train, test = dataset(data_dir, train=True), dataset(data_dir, train=False)
+    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise OSError(f"{raw} is damaged ({error!r}): delete it, and this command downloads it "
+                      "again, or give another --data-dir") from error
+    return train.data, train.targets, test.data, test.targets
 
 
-def read_idx(path):
-    """The uint8 tensor in an IDX file, unpacked from the .gz beside it if absent or cut off."""
-    def read(file):
-        try:
-            return torchvision.datasets.mnist.read_sn3_pascalvincent_tensor(file)
-        except (OSError, MemoryError):  # it cannot be read, which is no reason to delete it
-            raise
-        except Exception:  # the reader asserts what it expects
-            return None
+def download(dataset, data_dir, files):
+    """Fetch a data set into a folder of its own, then move it: two scripts may do so at once."""
+    print(f"downloading {dataset.__name__} from {dataset.mirrors[0]}", flush=True)
+    socket.setdefaulttimeout(30)  # seconds without an answer
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=data_dir) as folder:
+            dataset(folder, download=True)
+            files[0].parent.mkdir(parents=True, exist_ok=True)
+            for file in files:
+                Path(folder, dataset.__name__, "raw", file.name).replace(file)
+    except Exception as error:  # a network fails in many ways
+        raise OSError(f"{dataset.__name__} is not in {data_dir} and cannot be downloaded "
+                      f"({error!r}): mend that, or give another --data-dir") from error
 
-    tensor = read(path) if path.exists() else None
-    packed = Path(f"{path}.gz")
-    if tensor is None and packed.exists():
-        prepare_folders(path.parent)
-        with contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile), replacing(path) as part:
-            part.write_bytes(gzip.decompress(packed.read_bytes()))
-            tensor = read(part)
-            if tensor is None:
-                raise EOFError(f"{packed} holds no images or labels")
-    if tensor is None:
-        raise OSError(f"{path} is damaged: delete it and any .gz of it, name another --data-dir, "
-                      "or run `make demo` (no download)")
-    return tensor
+
+def settings_of(args):
+    """{name: value} of the flags that decide what a run computes."""
+    return {name: value for name, value in vars(args).items() if name not in NO_SETTINGS}
 
 
 def choose_device(no_cuda):
-    """The CUDA device where there is one and `no_cuda` is off, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() and not no_cuda else "cpu")
-
-
-@contextlib.contextmanager
-def own_settings():
-    """Figures in this script's style and float32, whatever is configured; undone afterwards."""
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items()
-                if "backend" not in key}  # figures here are no windows
+    """The GPU where there is one; OSError where PyTorch cannot use it."""
+    device = torch.device("cuda" if torch.cuda.is_available() and not no_cuda else "cpu")
     try:
-        with matplotlib.rc_context(defaults | STYLE):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
+        torch.ones(1, device=device).sum().item()
+    except RuntimeError as error:  # a GPU that is full, or too old for this PyTorch
+        cause = str(error).splitlines()[0]
+        raise OSError(f"the GPU cannot be used ({cause}): give --no-cuda") from error
+    return device
 
 
-def prepare_folders(*folders):
-    """Make folders, see that they can be written, delete half-written files of dead processes."""
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-        for part in folder.glob(".part-*"):
-            with contextlib.suppress(OSError, ValueError):  # another process was faster
-                if is_running(int(part.name.split("-")[1])):
-                    continue
-                if part.is_dir():
-                    shutil.rmtree(part)
-                else:
-                    part.unlink()
-
-
-def is_running(process_id):
-    """Whether there is such a process. Windows cannot be asked, but deletes no open file."""
-    if os.name != "posix":
-        return False
-    try:
-        os.kill(process_id, 0)  # sends nothing
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """Yield a name beside `path`, this process's own; renamed to `path` if the block succeeds."""
+def write_file(path, content):
+    """Write bytes beside `path`, then rename them: a file is whole or not there."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    part = path.with_name(f".part-{path.name}")
     try:
-        yield part
+        part.write_bytes(content)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
 def save_figure(figure, path):
-    """Write a figure as PDF without its date, so that the same picture is the same bytes."""
-    content = io.BytesIO()  # matplotlib would hide a full disk behind a fault of its own
+    """Write a figure as PDF, without its date: the same picture is the same bytes."""
+    content = io.BytesIO()
     figure.savefig(content, format="pdf", metadata={"CreationDate": None})
-    with replacing(path) as part:
-        part.write_bytes(content.getvalue())
+    write_file(path, content.getvalue())
 
 
-def machine(device):
-    """Where a result is made: processor, threads, versions, this script's commit ("+": changed)."""
-    if device.type == "cuda":
-        processor = torch.cuda.get_device_name(device)
-    else:
-        cpuinfo = Path("/proc/cpuinfo")
-        lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-        processor = models[0] if models else platform.processor() or platform.machine()
-    commit = "unknown"
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, check=True,
-                              capture_output=True, text=True)
-        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", __file__], cwd=HERE)
-        commit = head.stdout.strip() + ("+" if changed.returncode else "")
-    versions = {module.__name__: str(module.__version__)
-                for module in (torch, torchvision, np, matplotlib)}
-    return {"processor": processor, "threads": torch.get_num_threads(), "commit": commit,
-            "versions": versions}
+def write_record(path, args, device, **results):
+    """Write command, settings, code, machine and results of a run as JSON."""
+    typed = [word for word in sys.argv[1:] if word != "--resume"]
+    cuda = device.type == "cuda"
+    processor = torch.cuda.get_device_name() if cuda else torch.backends.cpu.get_cpu_capability()
+    record = {"command": shlex.join(["python", Path(__file__).name, *typed]),
+              "settings": settings_of(args), "code": code_identity(), "processor": processor,
+              "threads": torch.get_num_threads(), "torch": torch.__version__, **results}
+    write_file(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def settings_of(args):
-    """The flags that decide what a run computes: not where its files lie, nor how it is watched."""
-    others = ("data_dir", "out_dir", "runs_dir", "judge_dir", "resume", "fresh", "draw",
-              "log_interval", "no_cuda", "run_name", "command", "flags")
-    return {name: value for name, value in vars(args).items() if name not in others}
+def code_identity(script=__file__):
+    """A hash of a script above its files and runs, without lines that are comments or empty."""
+    source = Path(script).read_text(encoding="utf-8")
+    problem, _, _ = source.partition("files and runs: the same text")
+    kept = [line for line in problem.splitlines() if line.strip() and line.strip()[0] != "#"]
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
 
 
-def write_record(path, args, machines, numbers, headline=(), **fields):
-    """Write a run's record as JSON; of one that was there, print how the `headline` moved.
-
-    `numbers` maps names to plain numbers; the report decides how many of their digits it prints.
-    """
-    record = {"command": args.command, "settings": settings_of(args), "machines": machines,
-              **fields, "numbers": numbers}
-    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        before = json.loads(path.read_text())["numbers"]
-        for name in headline:
-            print(f"{path.stem}: {name} {before[name]:.6g} -> {numbers[name]:.6g}")
-    with replacing(path) as part:
-        part.write_text(text)
-
-
-def number(kind, least, most):
-    """An argparse type: a number of `kind`, int or float, from `least` to `most`."""
-    def convert(text):
-        value = kind(text)
-        if not least <= value <= most:  # a NaN fails too
-            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
-        return value
-    convert.__name__ = kind.__name__  # argparse says "invalid int value"
-    return convert
-
-
-def folder(text):
-    """An argparse type: a path, in which ~ is the home folder also where no shell has seen it."""
+def run(main, stopped=""):
+    """Call main() with this script's figure style; what a person can mend ends in one line."""
+    script = Path(__file__).name
     try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # there is no such user
-        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
-
-
-def named(args, prefix, chosen, parser, argv):
-    """`args` with .command, as one types it again, and .run_name.
-
-    The name is `prefix`, which stands for the flags `chosen`, and every other setting that is not
-    its default, the seed last: gan_fashion_lr-g0.0002_beta1-0.5_seed3.
-    """
-    defaults = vars(parser.parse_args([]))
-    words = [prefix]
-    for name, value in sorted(settings_of(args).items(), key=lambda setting: setting[0] == "seed"):
-        if name not in chosen and value != defaults[name]:
-            flag = name.replace("_", "-") + ("-" if name[-1].isdigit() else "")
-            text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
-            words.append(flag + text)
-    args.run_name = getattr(args, "run_name", None) or "_".join(words)
-    if not re.fullmatch(r"\w([\w.-]{0,117}\w)?", args.run_name):
-        parser.error(f"the run's name {args.run_name!r} is not 1 to 119 letters, digits, '_', '.' "
-                     "and '-', the first and the last no '.' or '-': give another --run-name")
-    typed = [word for word in argv if word not in ("--resume", "--fresh")]
-    args.command = shlex.join(["python", Path(__file__).name, *typed])
-    return args
-
-
-def run(main):
-    """Call main(); a fault that a person can mend ends in one line and with status 1.
-
-    Ctrl-C ends it with status 130 and SIGTERM with 143, after what was saved last.
-    """
-    script = Path(sys.argv[0]).name
-    again = "vae.py, gan.py and p3_autoencoder.py go on with --resume"
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a notebook's stream has none
-            stream.reconfigure(errors="backslashreplace")  # a log in cp1252 lacks some letters
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        main()
-        sys.stdout.flush()
+        with style.context(["default", STYLE]):  # whatever a person has configured
+            main()
     except KeyboardInterrupt:
-        print(f"\n{script}: stopped; {again}", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python itself flushes once more at the end
-        sys.exit(f"{script}: its output was closed (broken pipe); {again}")
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "alloc" not in str(error).lower():
-            raise
-        sys.exit(f"{script}: out of memory: give smaller sizes; {again}")
+        sys.exit(f"\n{script}: stopped{stopped}")
     except (OSError, FloatingPointError) as error:
-        advice = ""
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            advice = "; make room, or name another folder"
-        elif getattr(error, "errno", None):
-            advice = "; name another folder"
-        sys.exit(f"{script}: {error}{advice}")
-
-
-# ------------------------------------------------------------------------------- command line
-def parse_args(argv=None):
-    """The command line (default: sys.argv), checked; a wrong one ends with status 2, one line."""
-    argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help lists every flag)\n")
-    group = parser.add_argument_group("what is judged")
-    group.add_argument("runs", nargs="*", metavar="RUN",
-                       help="names of runs or paths of sample files; default: runs without scores")
-    group.add_argument("--dataset", choices=CLASSES,
-                       help="default: by the run's record or name, else fashion")
-    task = group.add_mutually_exclusive_group()
-    task.add_argument("--cas", action="store_true",
-                      help="instead, the accuracy of classifiers trained on the samples")
-    task.add_argument("--planted", action="store_true",
-                      help="instead, score real images with planted faults")
-    task.add_argument("--train-judge", action="store_true", help="instead, make the judge")
-    group = parser.add_argument_group("training of classifiers")
-    group.add_argument("--epochs", type=number(int, 1, 1000), default=12,
-                       help="passes over the images")
-    group.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="of all chance")
-    group.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
-    group = parser.add_argument_group("files")
-    group.add_argument("--judge-dir", type=folder, default=HERE / "plots",
-                       help="where judge_<dataset>.pt is")
-    group.add_argument("--data-dir", type=folder, default=HERE / "data", help="torchvision's root")
-    group.add_argument("--out-dir", type=folder, default=HERE / "plots",
-                       help="for records and figures")
-    group.add_argument("--runs-dir", type=folder, default=HERE / "runs", help="where samples are")
-    group.add_argument("--fresh", action="store_true", help="make anew what is there")
-    args = parser.parse_args(argv)
-    args.flags = [word for word in argv if word not in args.runs]
-    if args.runs and (args.planted or args.train_judge):
-        parser.error("--planted and --train-judge take no runs")
-    if args.cas and not args.runs:
-        parser.error("--cas needs the runs whose samples are learned from")
-    if args.dataset is None and (args.planted or args.train_judge):
-        args.dataset = "fashion"
-    chosen = ("runs", "dataset", "cas", "planted", "train_judge", "flags")
-    return named(args, prefix_of(args), chosen, parser, argv)
-
-
-def prefix_of(args):
-    """The stem of a record's name; several runs have one each, that of their own command."""
-    if args.train_judge:
-        return f"judge_{args.dataset}"
-    if args.planted:
-        return f"p5_planted_{args.dataset}"
-    if len(args.runs) == 1:
-        return f"{name_of(args.runs[0])}_{'cas' if args.cas else 'scores'}"
-    return "p5_compare"
-
-
-def main(argv=None):
-    args = parse_args(argv)
-    torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device
-    with own_settings():
-        prepare_folders(args.out_dir, args.runs_dir)
-        if args.train_judge:
-            freeze_judge(args)
-        elif args.planted:
-            score_planted(args)
-        else:
-            rulers, results = {}, {}
-            for run in runs_of(args):
-                numbers, ruler = score_run(parse_args([run, *args.flags]), rulers)
-                results[run] = numbers if args.cas else with_unit(numbers, ruler)
-            if not args.cas:
-                print_table(results)
+        sys.exit(f"{script}: {error}")
+    except torch.OutOfMemoryError as error:
+        sys.exit(f"{script}: {error}; give smaller sizes, or --no-cuda")
 
 
 if __name__ == "__main__":
