@@ -35,11 +35,12 @@ INITS = 3  # initialisations of every network
 # Of 2.2: n, m and eta; training ends after t epochs where eta lambda t / m comes to END
 EXAMPLES, BATCH, RATE, END = 10_000, 10, 0.5, 5
 COSTS = ("quadratic", "cross-entropy")
-NETWORKS = {  # name: (n_in, hidden units, lambda)
-    "784-30-3": (784, 30, 3), "784-10-3": (784, 10, 3), "784-100-3": (784, 100, 3),
-    "784-30-1": (784, 30, 1), "784-30-10": (784, 30, 10), "196-100-3": (196, 100, 3),
+NETWORKS = {  # name: (hidden units, lambda)
+    "784-30-3": (30, 3), "784-10-3": (10, 3), "784-100-3": (100, 3),
+    "784-30-1": (30, 1), "784-30-10": (30, 10),
 }
-MAIN = "784-30-3"  # the others differ from it in one of the three, the last one in two
+MAIN = "784-30-3"  # the others differ from it in one of the two
+PIXELS = 28 * 28  # n_in of a hidden unit
 
 
 # --------------------------------------------------------------------------------- 2.1: lambda
@@ -178,29 +179,26 @@ def describe_rates(etas, costs, slopes, curvatures):
 
 
 def study_eta(device, steps=100):
-    """2.1 for eta: numbers (of each initialisation, and ranges), curves (of the first one)."""
+    """2.1 for eta: numbers of each initialisation, curves of the first one."""
     etas = torch.linspace(0.02, 16, 800, dtype=torch.float64, device=device)
     sweeps = [sweep_rates(etas, steps, init) for init in range(1, INITS + 1)]
-    found = [describe_rates(etas, *sweep) for sweep in sweeps]
     numbers = {"eta/rates": len(etas), "eta/steps": steps}
-    for name in found[0]:
-        values = [rates[name] for rates in found]
-        numbers |= {f"eta/{init}/{name}": value for init, value in enumerate(values, start=1)}
-        numbers |= {f"eta/{name}/min": min(values), f"eta/{name}/max": max(values)}
-    costs, slopes, _ = sweeps[0]
-    return numbers, {"eta": etas.tolist(), "eta_cost": costs[-1].tolist(),
-                     "eta_slope": slopes.tolist()}
+    for init, sweep in enumerate(sweeps, start=1):
+        for name, value in describe_rates(etas, *sweep).items():
+            numbers[f"eta/{init}/{name}"] = value
+    _, slopes, _ = sweeps[0]
+    return numbers, {"eta": etas.tolist(), "eta_slope": slopes.tolist()}
 
 
 # --------------------------------------------------------------------- 2.2: network and training
-def initialise(inputs, hidden, device):
+def initialise(hidden, device):
     """[(W (K, below, units), b (K, 1, units)) of each layer] from N(0, 1), K = 2 * INITS.
 
     The first half of the K networks is trained on the quadratic cost, the second, which starts
     from the same parameters, on the cross-entropy.
     """
     layers = []
-    for below, units in ((inputs, hidden), (hidden, 10)):
+    for below, units in ((PIXELS, hidden), (hidden, 10)):
         W = torch.randn(INITS, below, units, device=device)
         b = torch.randn(INITS, 1, units, device=device)
         layers.append((W.repeat(2, 1, 1), b.repeat(2, 1, 1)))
@@ -208,7 +206,7 @@ def initialise(inputs, hidden, device):
 
 
 def backpropagate(layers, x, y):
-    """[(inputs (K, B, below), errors (K, B, units)) of each layer], outputs (K, B, 10).
+    """[(inputs (K, B, below), errors (K, B, units)) of each layer].
 
     x (B, n_in) in [0, 1], y (B, 10) one-hot. An error is the derivative of C_0 of one image by the
     weighted input of a unit (Nielsen, chapter 2).
@@ -221,7 +219,7 @@ def backpropagate(layers, x, y):
     half = len(W1) // 2
     error[:half] *= output[:half] * (1 - output[:half])  # sigma', of the quadratic cost
     hidden_error = error @ W2.mT * hidden * (1 - hidden)
-    return [(x, hidden_error), (hidden, error)], output
+    return [(x, hidden_error), (hidden, error)]
 
 
 def sgd_step(layers, x, y, decay):
@@ -229,18 +227,9 @@ def sgd_step(layers, x, y, decay):
 
     Biases do not decay. x (B, n_in), y (B, 10) are the batch, decay is 1 - eta lambda / n.
     """
-    signals, _ = backpropagate(layers, x, y)
-    for (W, b), (inputs, error) in zip(layers, signals):
+    for (W, b), (inputs, error) in zip(layers, backpropagate(layers, x, y)):
         W.baddbmm_(inputs.mT, error, beta=decay, alpha=-RATE / len(x))
         b.add_(error.sum(dim=1, keepdim=True), alpha=-RATE / len(x))
-
-
-def cost_of(output, y):
-    """C_0 of each network, a mean over the images, (K,), of outputs (K, B, 10)."""
-    square = 0.5 * (output - y).square()
-    entropy = F.binary_cross_entropy(output, y.expand_as(output), reduction="none")
-    half = len(output) // 2
-    return torch.cat((square[:half], entropy[half:])).sum(dim=2).mean(dim=1)
 
 
 def measure(layers, x, y, penalty):
@@ -249,9 +238,9 @@ def measure(layers, x, y, penalty):
     "data" ||g||, "along" <g, w> / ||w||, "decay" penalty ||w||, "noise" eta E||g_B||^2 / (2 ||w||)
     with g_B of a mini-batch: a step changes ||w|| by -eta (along + decay - noise), to first order
     in eta lambda / n = eta penalty. "one image": how much of the gradient of one image and one unit
-    lies along the unit's weights. "cost" C_0; "slope", the mean of sigma'(z) of the hidden units.
+    lies along the unit's weights. "slope", the mean of sigma'(z) of the hidden units.
     """
-    ((inputs, error), (hidden, _)), output = backpropagate(layers, x, y)
+    (inputs, error), (hidden, _) = backpropagate(layers, x, y)
     W, _ = layers[0]
     length = W.flatten(1).norm(dim=1)
     g = inputs.mT @ error / len(x)
@@ -264,22 +253,21 @@ def measure(layers, x, y, penalty):
         "data": square.sqrt(), "along": (g * W).sum(dim=(1, 2)) / length,
         "decay": penalty * length, "noise": RATE * batch / (2 * length),
         "one image": parts.mean(dim=(1, 2)) / sizes.mean(dim=(1, 2)),
-        "cost": cost_of(output, y), "slope": (hidden * (1 - hidden)).mean(dim=(1, 2)),
+        "slope": (hidden * (1 - hidden)).mean(dim=(1, 2)),
     }
 
 
-def train(network, images, y):
-    """Train on images (n, 1, 28, 28), one-hot y (n, 10); {quantity: array}, networks last (K).
+def train(network, x, y):
+    """Train on images x (n, 784), one-hot y (n, 10); {quantity: array}, networks last (K).
 
-    "norm" (E + 1, 2, K) and "dark" (E + 1,) before each epoch and at the end; at each step of
-    "mark" (S,) what `measure` returns, (S, K).
+    "norm" (E + 1, K) of the hidden weights and "dark" (E + 1,) before each epoch and at the end; at
+    each step of "mark" (S,) what `measure` returns, (S, K).
     """
-    inputs, hidden, lam = network
-    n = len(images)
-    x = F.avg_pool2d(images, 28 // math.isqrt(inputs)).flatten(1)
+    hidden, lam = network
+    n = len(x)
     dark = x.amax(dim=0) == 0  # pixels that are 0 everywhere: their weights have no data gradient
     torch.manual_seed(1)
-    layers = initialise(inputs, hidden, x.device)
+    layers = initialise(hidden, x.device)
     steps = n // BATCH  # of an epoch
     last = math.ceil(END * BATCH / (RATE * lam)) * steps  # where eta lambda t / m comes to END
     marks = {0, 1, 3, 10, 30, 100, 300} | set(range(0, last + 1, steps))
@@ -287,7 +275,7 @@ def train(network, images, y):
     for step in tqdm(range(last + 1), desc=f"{network}", leave=False, disable=None):
         if step % steps == 0:
             batches = torch.randperm(n, device=x.device).split(BATCH)
-            history["norm"].append(torch.stack([W.flatten(1).norm(dim=1) for W, _ in layers]))
+            history["norm"].append(layers[0][0].flatten(1).norm(dim=1))
             history["dark"].append(layers[0][0][:, dark].norm())
         if step in marks:
             history["mark"].append(torch.tensor(step))
@@ -317,43 +305,38 @@ def describe(network, run, k, n):
     mean square s at the tail-off. Of what decay takes in that epoch the weights get back "gain", by
     the data "pull" and by the noise "noise share", from the gradients at both ends of the epoch.
     """
-    inputs, hidden, lam = network
+    hidden, lam = network
     pace = RATE * lam / BATCH
     mark = run["mark"]
-    norms = run["norm"][:, 0, k]
+    norms = run["norm"][:, k]
     data, along, decay = (run[name][:, k] for name in ("data", "along", "decay"))
     early = mark * pace * BATCH / n <= 1  # eta lambda t / m
     log_norm = np.interp(1 / pace, np.arange(len(norms)), np.log(norms / norms[0]))
     epoch, norm = tail_off(norms, pace)
-    s = norm / math.sqrt(inputs * hidden)
+    s = norm / math.sqrt(PIXELS * hidden)
     shrinks = math.log(norms[math.floor(epoch)] / norms[math.ceil(epoch)])
     tail = {name: np.interp(epoch * (n // BATCH), mark, run[name][:, k])
-            for name in ("data", "along", "noise", "decay", "cost", "slope")}
+            for name in ("data", "along", "noise", "decay")}
     return {
-        "start": data[0] / decay[0], "needed": lam * data[0] / decay[0],
-        "epoch 1": (data / decay)[np.searchsorted(mark, n // BATCH)],
+        "start": data[0] / decay[0], "epoch 1": (data / decay)[np.searchsorted(mark, n // BATCH)],
         "along": np.abs(along / decay)[early].max(), "cosine": np.abs(along[0] / data[0]),
         "cosine, one image": run["one image"][0, k], "slope": run["slope"][0, k],
-        "excess": np.exp(log_norm + 1) - 1,
-        "tail": s, "by N_w": s * math.sqrt((inputs + 10) * hidden),
-        "by n_in": s * math.sqrt(inputs), "tail/cost": tail["cost"], "tail/slope": tail["slope"],
-        "tail/ratio": tail["data"] / tail["decay"], "tail/cosine": -tail["along"] / tail["data"],
-        "tail/gain": 1 - shrinks / pace, "tail/pull": -tail["along"] / tail["decay"],
-        "tail/noise share": tail["noise"] / tail["decay"], "tail/penalty": tail["decay"] * norm / 2,
-        "end by N_w": np.linalg.norm(run["norm"][-1, :, k]),  # of all weights
-        "end by n_in": norms[-1] / math.sqrt(hidden),
-        "end by n_in, output": run["norm"][-1, 1, k] / math.sqrt(10),
+        "excess": np.exp(log_norm + 1) - 1, "tail": s,
+        "by N_w": s * math.sqrt((PIXELS + 10) * hidden), "by n_in": s * math.sqrt(PIXELS),
+        "tail/ratio": tail["data"] / tail["decay"], "tail/gain": 1 - shrinks / pace,
+        "tail/pull": -tail["along"] / tail["decay"],
+        "tail/noise share": tail["noise"] / tail["decay"],
     }
 
 
 def summarise(network, run, n):
     """{cost/quantity: mean, cost/quantity/sd} over initialisations, and what chance would give."""
-    inputs, hidden, _ = network
+    hidden, _ = network
     numbers = {
-        "weights": (inputs + 10) * hidden,
+        "weights": (PIXELS + 10) * hidden,
         # mean |cosine| of w and a random direction, for all hidden weights and for one unit's
-        "cosine of chance": math.sqrt(2 / (math.pi * inputs * hidden)),
-        "cosine of chance, one image": math.sqrt(2 / (math.pi * inputs)),
+        "cosine of chance": math.sqrt(2 / (math.pi * PIXELS * hidden)),
+        "cosine of chance, one image": math.sqrt(2 / (math.pi * PIXELS)),
     }
     for place, cost in enumerate(COSTS):
         networks = range(place * INITS, (place + 1) * INITS)
@@ -365,18 +348,6 @@ def summarise(network, run, n):
     return numbers
 
 
-def predict(images):
-    """(a) of 2.2: the mean of sigma'(z), and a bound of "cosine, one image", by the argument.
-
-    z is from N(0, s^2), s^2 = 1 + ||x||^2; to leading order in 1/s the mean is the density at 0.
-    """
-    square = images.flatten(1).double().square().sum(dim=1)
-    norm = square.mean().sqrt().item()
-    return {"saturation/slope": (1 / (math.sqrt(2 * math.pi) * (1 + square).sqrt())).mean().item(),
-            "saturation/norm": norm,
-            "saturation/cosine, one image": math.sqrt(math.pi**2 / 3 + 1) / (28 * norm)}
-
-
 def check_factor(n, dark):
     """(b) of 2.2: the factor of an epoch without data, exact and in the limit, m = BATCH.
 
@@ -384,7 +355,7 @@ def check_factor(n, dark):
     "dark": relative error of the norm of weights that feel no data, dark (E + 1,).
     """
     numbers = {}
-    for name, examples, product in (("here", n, RATE * NETWORKS[MAIN][2]), ("book", 50_000, 2.5),
+    for name, examples, product in (("here", n, RATE * NETWORKS[MAIN][1]), ("book", 50_000, 2.5),
                                     ("near", 50_000, 100.0), ("far", 50_000, 1000.0)):
         log_factor = examples / BATCH * math.log1p(-product / examples)
         limit = -product / BATCH
@@ -397,54 +368,31 @@ def check_factor(n, dark):
 
 
 # ------------------------------------------------------------------------------------- figures
-def draw_lambda(path, curves):
-    """2.1: lambda through descent on the training cost; the validation cost over lambda."""
-    figure = Figure(figsize=(6.9, 1.9))
-    joint, validation = figure.subplots(1, 2)
+def draw_descent(path, curves, edge):
+    """2.1: lambda through descent on the training cost; validation cost; derivative by eta."""
+    figure = Figure(figsize=(6.9, 2))
+    joint, validation, derivative = figure.subplots(1, 3)
     joint.plot(curves["lambda_joint"], "k")
     joint.axhline(0, color="0.6", linewidth=0.8)
     joint.set_yscale("symlog", linthresh=1)
-    joint.set(xlabel="step of descent", ylabel=r"$\lambda$", title="descent on the training cost")
+    joint.set(xlabel="step of descent on the training cost", ylabel=r"$\lambda$")
     validation.semilogx(curves["lambda_grid"], curves["lambda_cost"], color="0.6")
     lams, costs = zip(*curves["lambda_bilevel"])
     validation.semilogx(lams, costs, "ko", fillstyle="none", markersize=3, label="steps of descent")
     validation.semilogx(lams[-1], costs[-1], "ko", markersize=5, label="the last")
-    validation.set(xlabel=r"$\lambda$", ylabel="validation cost",
-                   title="descent on the validation cost")
+    validation.set(xlabel=r"$\lambda$", ylabel="validation cost")
     validation.legend()
-    save_figure(figure, path)
-
-
-def draw_eta(path, curves, edge, steps):
-    """2.1: C_T(eta) of a quadratic and of a network, and its derivative; edges 2 / h_max marked.
-
-    Of the quadratic C_T = 1/2 sum_i h_i (1 - eta h_i)^2T, from w = 1.
-    """
-    figure = Figure(figsize=(6.9, 2.3))
-    quadratic, final, derivative = figure.subplots(1, 3)
-    eta = np.linspace(0.005, 0.6, 120)
-    curvatures = np.array([4, 1, 0.1])
-    parts = 0.5 * curvatures * (1 - eta[:, None] * curvatures)**(2 * steps)
-    quadratic.semilogy(eta, parts[:, 0], color="0.75", linewidth=4, label=r"part of $h_{\max}$")
-    quadratic.semilogy(eta, parts.sum(axis=1), "k", label="$C_T$")
-    quadratic.set(xlabel=r"$\eta$", ylabel="$C_T$", title="quadratic cost", ylim=(1e-6, 1e6))
-
     eta, slope = np.array(curves["eta"]), np.array(curves["eta_slope"])
-    final.semilogx(eta, curves["eta_cost"], "k", linewidth=0.7)
-    final.set(xlabel=r"$\eta$", ylabel="$C_T$", title="network", xlim=(0.1, 16), ylim=(0, None))
     look = {"markersize": 3, "markeredgewidth": 0.6, "fillstyle": "none"}
     derivative.loglog(eta[slope > 0], slope[slope > 0], "k+", label="positive", **look)
     derivative.loglog(eta[slope < 0], -slope[slope < 0], "o", color="0.5", label="negative", **look)
-    derivative.set(xlabel=r"$\eta$", ylabel=r"$|dC_T/d\eta|$", title="network, derivative",
-                   xlim=(0.1, 16), ylim=(1e-7, None))
+    derivative.axvline(edge, color="black", linestyle=":", label=r"edge $2/h_{\max}$")
+    derivative.set(xlabel=r"$\eta$", ylabel=r"$|dC_T/d\eta|$", xlim=(0.1, 16), ylim=(1e-7, None))
     derivative.legend(loc="lower left", handlelength=1, borderaxespad=0)
-    for axes, place in ((quadratic, 2 / curvatures[0]), (final, edge), (derivative, edge)):
-        axes.axvline(place, color="black", linestyle=":", linewidth=1, label=r"edge $2/h_{\max}$")
-    quadratic.legend(loc="upper left")
     save_figure(figure, path)
 
 
-def draw_decay(path, runs, n):
+def draw_decay(path, runs):
     """2.2, first initialisation of each cost: norms against exp(-eta lambda t/m), and gradients."""
     figure = Figure(figsize=(6.9, 4.5))
     panels = figure.subplots(2, 2, sharey="row")
@@ -453,9 +401,9 @@ def draw_decay(path, runs, n):
         norms.plot([0, END], np.exp([0, -END]), color="0.75", linewidth=4,
                    label=r"$\exp(-\eta\lambda t/m)$")
         for tag, line in (("784-30-1", "k:"), ("784-30-10", "k-"), (MAIN, "k--")):
-            _, _, lam = NETWORKS[tag]
+            _, lam = NETWORKS[tag]
             pace = RATE * lam / BATCH
-            norm = runs[tag]["norm"][:, 0, k]
+            norm = runs[tag]["norm"][:, k]
             elapsed = pace * np.arange(len(norm))
             norms.semilogy(elapsed, norm / norm[0], line, label=rf"$\lambda = {lam}$")
             epoch, tail = tail_off(norm, pace)
@@ -469,32 +417,11 @@ def draw_decay(path, runs, n):
                                   ("along", {"c": "k", "ls": "--"}, "data along $w$"),
                                   ("noise", {"c": "k", "ls": ":"}, "noise of SGD")):
             gradients.loglog(steps, np.abs(runs[MAIN][name][:, k]), label=label, **look)
-        # `epoch` is still that of MAIN
-        gradients.axvline(epoch * (n // BATCH), color="0.5", linewidth=0.6, linestyle="-.",
-                          label="tail-off")
         gradients.set(xlabel="step + 1", title=f"gradients, {COSTS[place]}", ylim=(5e-6, 10))
     panels[0, 0].set_ylabel(r"$||w_t||\,/\,||w_0||$")
     panels[1, 0].set_ylabel("size of gradient")
     panels[0, 0].legend(loc="lower left", handlelength=1.5, labelspacing=0.2)
-    figure.legend(*gradients.get_legend_handles_labels(), loc="outside lower center", ncol=5)
-    save_figure(figure, path)
-
-
-def draw_tails(path, numbers):
-    """2.2: RMS of the hidden weights where decay tails off, over N_w, beside the scales."""
-    figure = Figure(figsize=(6.9, 2.2))
-    panels = figure.subplots(1, 2, sharey=True)
-    ends = np.array([6e3, 1e5])
-    for axes, cost in zip(panels, COSTS):
-        for (tag, (inputs, hidden, lam)), marker in zip(NETWORKS.items(), "osDv^*"):
-            axes.loglog(numbers[f"{tag}/weights"], numbers[f"{tag}/{cost}/tail"], f"k{marker}",
-                        fillstyle="none", label=rf"{inputs}-{hidden}, $\lambda = {lam}$")
-        axes.loglog(ends, ends**-0.5, color="0.4", label=r"$1/\sqrt{N_w}$")
-        axes.loglog(ends, [1 / 14] * 2, "-.", color="0.4", label=r"$1/\sqrt{196} = 1/14$")
-        axes.loglog(ends, [1 / 28] * 2, "--", color="0.4", label=r"$1/\sqrt{784} = 1/28$")
-        axes.set(xlabel="number of weights $N_w$", title=cost)
-    panels[0].set_ylabel("RMS hidden weight")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside center right")
+    figure.legend(*gradients.get_legend_handles_labels(), loc="outside lower center", ncol=4)
     save_figure(figure, path)
 
 
@@ -511,17 +438,19 @@ def parse_args():
 def main():
     args = parse_args()
     device = choose_device(args.no_cuda)
+    args.out_dir.mkdir(parents=True, exist_ok=True)  # now, not after minutes
     images, labels, _, _ = load_dataset("mnist", args.data_dir)
     torch.manual_seed(1)
     chosen = torch.randperm(len(images))[:EXAMPLES]
-    images = images[chosen, None].to(device).float() / 255
+    x = images[chosen].to(device).flatten(1).float() / 255
     y = F.one_hot(labels[chosen], 10).to(device).float()
-    n = len(images)
+    n = len(x)
 
     numbers, curves = study_lambda(device)
     eta_numbers, eta_curves = study_eta(device)
-    runs = {tag: train(network, images, y) for tag, network in NETWORKS.items()}
-    numbers |= eta_numbers | {"n": n, "inits": INITS} | predict(images)
+    curves |= eta_curves
+    runs = {tag: train(network, x, y) for tag, network in NETWORKS.items()}
+    numbers |= eta_numbers | {"n": n, "inits": INITS}
     numbers |= check_factor(n, runs[MAIN]["dark"])
     for tag, run in runs.items():
         for name, value in summarise(NETWORKS[tag], run, n).items():
@@ -529,12 +458,10 @@ def main():
     for name, value in numbers.items():
         print(f"{name:44}{value:.4g}")
 
-    draw_lambda(args.out_dir / "p2_lambda.pdf", curves)
-    draw_eta(args.out_dir / "p2_eta.pdf", eta_curves, numbers["eta/1/edge"], numbers["eta/steps"])
-    draw_decay(args.out_dir / "p2_decay.pdf", runs, n)
-    draw_tails(args.out_dir / "p2_tails.pdf", numbers)
-    write_record(args.out_dir / "p2.json", args, device, numbers=numbers,
-                 curves=curves | eta_curves, seconds=time.process_time())
+    draw_descent(args.out_dir / "p2_descent.pdf", curves, numbers["eta/1/edge"])
+    draw_decay(args.out_dir / "p2_decay.pdf", runs)
+    write_record(args.out_dir / "p2.json", args, device, numbers=numbers, curves=curves,
+                 seconds=time.process_time())
 
 
 # ---------------------------------------------- files and runs: the same text in every script

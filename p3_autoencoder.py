@@ -38,11 +38,9 @@ from matplotlib.patheffects import Normal, Stroke
 from torch import nn
 
 SIGMA = 0.15  # standard deviation of the Gaussian corruption
-MASKED = 0.25  # rho: probability that masking sets a coordinate to 0
 DENOISER_STEPS = 6000
 PIXELS = 28 * 28
 NEIGHBOURS = 15  # training codes that vote on the class of a test image
-CLASSES = {"mnist": ["digit"] * 10, "fashion": torchvision.datasets.FashionMNIST.classes}
 
 
 # ---------------------------------- 3.2: corruption, denoising (on the CPU: too small for a GPU)
@@ -51,14 +49,9 @@ def parabola(x):
     return x ** torch.tensor([1, 2])
 
 
-def corrupt_gaussian(x):
+def corrupt(x):
     """Draw x_hat from C(x_hat | x) = N(x_hat; x, SIGMA^2 I) for points x (N, 2)."""
     return x + SIGMA * torch.randn_like(x)
-
-
-def corrupt_masking(x):
-    """From C(x_hat | x) = prod_j [(1 - MASKED) delta(x_hat_j - x_j) + MASKED delta(x_hat_j)]."""
-    return x * (torch.rand_like(x) >= MASKED)
 
 
 def train_denoiser():
@@ -69,7 +62,7 @@ def train_denoiser():
     for _ in range(DENOISER_STEPS):
         optimizer.param_groups[0]["lr"] *= 0.9993  # ends at 7e-5
         clean = parabola(2 * torch.rand(512, 1) - 1)
-        corrupted = corrupt_gaussian(clean)
+        corrupted = corrupt(clean)
         loss = F.mse_loss(denoiser(corrupted), clean - corrupted)
         optimizer.zero_grad()
         loss.backward()
@@ -97,7 +90,7 @@ def test_denoiser(denoiser):
     squared distances to the clean points before a step and after either.
     """
     clean = parabola(2 * torch.rand(100_000, 1) - 1)
-    corrupted = corrupt_gaussian(clean)
+    corrupted = corrupt(clean)
     learned, optimal = denoiser(corrupted), optimal_step(corrupted)
     error = (learned - optimal).norm() / optimal.norm()
     numbers = {"points": len(clean), "denoiser_relative_error": error.item()}
@@ -174,19 +167,14 @@ def neighbour_labels(train_codes, train_labels, test_codes):
     return train_labels[torch.cat(nearest)]
 
 
-def knn_accuracy(neighbours, labels):
-    """Share of images whose neighbours' labels (N, k) vote for their own (N,); also by class."""
-    right = (neighbours.mode(dim=1).values == labels).double()
-    numbers = {"knn_accuracy": right.mean().item()}
-    for label in labels.unique().tolist():
-        numbers[f"knn_accuracy_{label}"] = right[labels == label].mean().item()
-    return numbers
+def neighbour_numbers(neighbours, labels):
+    """{knn_accuracy: share of images whose neighbours' labels (N, k) vote for their own (N,)}.
 
-
-def neighbour_shares(neighbours, labels):
-    """{neighbours_3_5: ...}: the share of class 5 in the neighbours (N, k) of images of class 3."""
+    And {neighbours_3_5: ...}: the share of class 5 in the neighbours of images of class 3.
+    """
+    right = neighbours.mode(dim=1).values == labels
+    numbers = {"knn_accuracy": right.double().mean().item()}
     shares = F.one_hot(neighbours, 10).double().mean(1)  # (N, 10)
-    numbers = {}
     for label in labels.unique().tolist():
         for other, share in enumerate(shares[labels == label].mean(0).tolist()):
             numbers[f"neighbours_{label}_{other}"] = share
@@ -198,12 +186,11 @@ def report_corruption(stem, seed):
     """3.2: train the denoiser, draw both figures; its numbers."""
     torch.manual_seed(seed)
     denoiser = train_denoiser()
-    numbers = {"sigma": SIGMA, "masked": MASKED, "drawn_points": 600} | test_denoiser(denoiser)
+    numbers = {"sigma": SIGMA, "drawn_points": 600} | test_denoiser(denoiser)
     clean = parabola(2 * torch.rand(numbers["drawn_points"], 1) - 1)
     draw_points(f"{stem}_corruption.pdf", {
         "original points $x$": (clean, None),
-        rf"$\hat x$: Gaussian noise, $\sigma$ = {SIGMA}": (corrupt_gaussian(clean), None),
-        rf"$\hat x$: masking, $\rho$ = {MASKED}": (corrupt_masking(clean), None)})
+        rf"corrupted, $\sigma$ = {SIGMA}": (corrupt(clean), None)})
 
     grid = torch.cartesian_prod(torch.linspace(-1.4, 1.4, 15), torch.linspace(-0.4, 1.4, 10))
     grid = grid[optimal_step(grid).norm(dim=1) < 3 * SIGMA]  # farther out points are too rare
@@ -232,46 +219,24 @@ def draw_points(path, panels):
 
 
 @torch.no_grad()
-def report_planes(stem, models, train_set, test_set, names):
-    """3.3: draw the networks' planes beside PCA's; the numbers of all three.
+def report_planes(stem, models, train_set, test_set):
+    """3.3: draw the plane of the sigmoid output; numbers of both networks, and of PCA.
 
-    A set is images (N, 784) and labels (N,); names: of the ten classes.
+    A set is images (N, 784) and labels (N,).
     """
     train_images, train_labels = train_set
     test_images, test_labels = test_set
     pca, explained = pca_network(train_images)
-    networks = {"pca": pca, **models}
-    numbers = test(networks, train_images, test_images)
-    clamped = models["linear"](test_images).clamp(0, 1)  # as a sigmoid's output is
-    excess = numbers["linear_train_mse"] / numbers["pca_train_mse"] - 1
-    numbers |= {"neighbours": NEIGHBOURS, "pca_variance_explained": 100 * explained,
-                "linear_clamped_test_mse": F.mse_loss(clamped, test_images).item(),
-                "linear_excess_percent": 100 * excess}
-    reconstructions = {"test image": test_images[:8]}
-    for name, model in networks.items():
-        codes = model.encoder(test_images)
-        neighbours = neighbour_labels(model.encoder(train_images), train_labels, codes)
-        measured = knn_accuracy(neighbours, test_labels)
-        if name == "sigmoid":  # the answer; the others stand beside it
-            measured |= neighbour_shares(neighbours, test_labels)
-            draw_plane(f"{stem}_embedding.pdf", codes.cpu(), test_labels.cpu())
-            draw_classes(f"{stem}_classes.pdf", codes.cpu(), test_labels.cpu(), names)
-        numbers |= {f"{name}_{key}": value for key, value in measured.items()}
-        title = "PCA" if name == "pca" else f"{name} output"
-        reconstructions[title] = model(test_images[:8])
-    draw_rows(f"{stem}_reconstructions.pdf", reconstructions)
+    numbers = test({"pca": pca, **models}, train_images, test_images)
+    numbers |= {"neighbours": NEIGHBOURS, "pca_variance_explained": 100 * explained}
+    encoder = models["sigmoid"].encoder
+    codes = encoder(test_images)
+    neighbours = neighbour_labels(encoder(train_images), train_labels, codes)
+    for name, value in neighbour_numbers(neighbours, test_labels).items():
+        numbers[f"sigmoid_{name}"] = value
+    draw_plane(f"{stem}_embedding.pdf", codes.cpu(), test_labels.cpu())
+    draw_classes(f"{stem}_classes.pdf", codes.cpu(), test_labels.cpu())
     return numbers
-
-
-def numeral_places(codes, labels):
-    """Median code (2,) of each class, pushed aside where two numerals would hide each other."""
-    spots = torch.stack([codes[labels == label].median(0).values for label in labels.unique()])
-    least = 0.05 * (codes.max(0).values - codes.min(0).values)
-    for _ in range(100):
-        away = (spots[:, None] - spots) / least  # (classes, classes, 2)
-        near = away.norm(dim=2, keepdim=True) < 1
-        spots = spots + 0.1 * least * (away * near).sum(1)
-    return spots
 
 
 def draw_plane(path, codes, labels):
@@ -280,7 +245,8 @@ def draw_plane(path, codes, labels):
     axes = figure.subplots()
     axes.scatter(*codes.T, c=labels, cmap="tab10", vmin=0, vmax=9, s=2, alpha=0.6, linewidth=0,
                  rasterized=True)
-    for label, spot in zip(labels.unique().tolist(), numeral_places(codes, labels)):
+    for label in labels.unique().tolist():
+        spot = codes[labels == label].median(0).values
         rims = [Stroke(linewidth=5.6, foreground=f"C{label}"),
                 Stroke(linewidth=3.2, foreground="white"), Normal()]
         axes.text(*spot, str(label), path_effects=rims, size=12, weight="bold", ha="center",
@@ -289,28 +255,15 @@ def draw_plane(path, codes, labels):
     save_figure(figure, path)
 
 
-def draw_classes(path, codes, labels, names):
+def draw_classes(path, codes, labels):
     """A panel for each class, its codes dark over the grey cloud of all codes (N, 2)."""
     figure = Figure(figsize=(6.9, 2.9))
     for label, axes in enumerate(figure.subplots(2, 5, sharex=True, sharey=True).flat):
         axes.scatter(*codes.T, s=1, color="0.8", linewidth=0, rasterized=True)
         axes.scatter(*codes[labels == label].T, s=1, color="black", linewidth=0, rasterized=True)
-        axes.set(title=f"{names[label]} {label}")  # digit 9, Ankle boot 9
+        axes.set(title=f"class {label}")
     figure.supxlabel("hidden neuron 1", size=8)
     figure.supylabel("hidden neuron 2", size=8)
-    save_figure(figure, path)
-
-
-def draw_rows(path, rows):
-    """{name: images (n, 784)} under each other, on one grey scale from 0 to 1."""
-    images = torch.stack(list(rows.values())).cpu()  # (rows, n, 784)
-    columns = images.shape[1]
-    tiles = torchvision.utils.make_grid(images.view(-1, 1, 28, 28), columns, pad_value=0.5)[0]
-    figure = Figure(figsize=(4.2, 3.4 * len(rows) / columns))
-    axes = figure.subplots()
-    axes.imshow(tiles.numpy(), vmin=0, vmax=1, interpolation="nearest")
-    axes.set(xticks=[], frame_on=False)
-    axes.set_yticks(range(16, 30 * len(rows), 30), [name.replace(" ", "\n") for name in rows])
     save_figure(figure, path)
 
 
@@ -318,7 +271,7 @@ def draw_rows(path, rows):
 def parse_args():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--dataset", choices=CLASSES, default="mnist")
+    parser.add_argument("--dataset", choices=("mnist", "fashion"), default="mnist")
     parser.add_argument("--epochs", type=int, default=30, help="passes over the training images")
     parser.add_argument("--batch-size", type=int, default=128, help="images in a mini-batch")
     parser.add_argument("--lr", type=float, default=1e-2, help="of Adam; falls by half a cosine")
@@ -365,7 +318,7 @@ def main():
     stem = args.out_dir / args.run_name
     numbers = report_corruption(stem, args.seed)
     numbers |= report_planes(stem, models, (train_images, train_labels.to(device)),
-                             (test_images, test_labels.to(device)), CLASSES[args.dataset])
+                             (test_images, test_labels.to(device)))
     state |= {"finished": True, "seconds": earlier + time.process_time()}
     write_record(f"{stem}.json", args, device, numbers=numbers, curves=state["curves"],
                  seconds=state["seconds"])

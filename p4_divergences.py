@@ -1,9 +1,7 @@
 """Problem 4.1: KL, Jensen-Shannon, MMD and Wasserstein-1 between the same pairs of distributions.
 
-    python p4_divergences.py
-
-It writes plots/p4_divergences.json and two figures: p4_divergences_curves.pdf (exact values and
-slopes) and p4_divergences_estimates.pdf (estimates from samples, next to what they estimate).
+    python p4_divergences.py        writes plots/p4_divergences.json and two figures beside it:
+                                    exact values (_curves.pdf), estimates (_estimates.pdf)
 
 In each pair on the line p stays, and the model q sits at a position theta that training would have
 to find. "mmd2" is MMD^2, which has an unbiased estimate; "mmd", its root and a metric, has none.
@@ -40,6 +38,8 @@ PAIRS = {  # one more pair of Gaussians is one more entry: p is an equal mixture
 BANDWIDTH = 1.0  # s of the kernel k(x, y) = exp(-(x - y)^2 / (2 s^2))
 WIDE = 4.0  # a second bandwidth, for the mixture
 NEIGHBOURS = 5  # k of the nearest-neighbour estimate of KL
+POINTS = 500  # in every sample
+REPETITIONS = 200  # samples for each estimate
 SIZES = (60, 120, 240, 480, 960)  # for the rates, between Gaussians at these theta
 RATES = {"equal": 0.0, "apart": 1.0}
 
@@ -62,11 +62,11 @@ def make_pair(name, theta):
 
 # -------------------------------------------------------------------------------- exact values
 def exact(name, theta):
-    """{divergence: (T,)} of a pair at every theta (T,), differentiable in theta.
+    """{divergence: (T,)} of a pair at every theta (T,).
 
     KL in nats, in [0, inf]; JS in nats, in [0, log 2]; MMD^2 in [0, 2) and MMD, its root; W1 in
     the units of x, in [0, inf). Of uniforms in closed form. Of Gaussians the trapezoidal rule is
-    as good as exact; but where F_p - F_q changes sign W1 errs by about step^2, its slope by step.
+    as good as exact; but where F_p - F_q changes sign W1 errs by about step^2.
     """
     mmd2 = exact_mmd2(name, theta)
     mmd = mmd2.clamp(min=0).sqrt()  # at p = q rounding may leave -1e-17
@@ -115,24 +115,13 @@ def mean_kernel(name, shift, bandwidth):
     return integrated_twice(shift + 1) - 2 * integrated_twice(shift) + integrated_twice(shift - 1)
 
 
-def slopes(name, theta):
-    """{divergence: (T,)} of derivatives in theta, by autograd; not finite for the KL of uniforms.
-
-    At a kink autograd takes 0: W1, MMD and, of uniforms, JS at p = q; JS of uniforms at 1.
-    """
-    theta = theta.detach().clone().requires_grad_()
-    return {key: torch.autograd.grad(value.sum(), theta, retain_graph=True)[0]
-            for key, value in exact(name, theta).items()}
-
-
 # ---------------------------------------------------------------------- estimates from samples
 def estimate_kl(x, y, k=NEIGHBOURS):
     """KL(p||q) from x (n,) of p and y (m,) of q, in nats (Wang et al. 2009).
 
     By the distances of each x to its k-th neighbour among the other x and among y.
     """
-    distances = (x[:, None] - x).abs()
-    within = distances.topk(k + 1, largest=False).values[:, -1]  # the nearest is the point itself
+    within = (x[:, None] - x).abs().topk(k + 1, largest=False).values[:, -1]  # one is x itself
     between = (x[:, None] - y).abs().topk(k, largest=False).values[:, -1]
     return (between / within).log().mean() + math.log(len(y) / (len(x) - 1))
 
@@ -207,42 +196,38 @@ DIVERGENCES = {  # name, estimate from x and y, colour, line; one more also need
 }
 
 
-def estimates(name, theta, points, repetitions, device):
-    """{divergence: (repetitions,)}: each from `points` fresh samples of p and of q at theta."""
+def estimates(name, theta, points, device):
+    """{divergence: (REPETITIONS,)}: each from `points` fresh samples of p and of q at theta."""
     p, q = make_pair(name, torch.tensor(theta, dtype=torch.float64, device=device))
-    xs = p.sample((repetitions, points))
-    ys = q.sample((repetitions, points))
+    xs = p.sample((REPETITIONS, points))
+    ys = q.sample((REPETITIONS, points))
     return {key: torch.stack([estimate(x, y) for x, y in zip(xs, ys)])
             for key, (_, estimate, _, _) in DIVERGENCES.items()}
 
 
 # ------------------------------------------------------------------------------------- results
 def exact_numbers():
-    """Numbers for the record that need no sample: values, slopes, minima, error of quadrature."""
-    numbers = {"bandwidth": BANDWIDTH, "wide": WIDE, "neighbours": NEIGHBOURS}
+    """Numbers for the record that need no sample: values, minima."""
+    numbers = {"bandwidth": BANDWIDTH, "wide": WIDE, "neighbours": NEIGHBOURS,
+               "points": POINTS, "repetitions": REPETITIONS}
     for name, pair in PAIRS.items():
         theta = torch.tensor(pair["sampled"], dtype=torch.float64)
-        for kind, function in (("exact", exact), ("slope", slopes)):
-            for key, values in function(name, theta).items():
-                for position, value in zip(pair["sampled"], values.tolist()):
-                    if math.isfinite(value):
-                        numbers[f"{name}/{position:g}/{kind}/{key}"] = value
+        for key, values in exact(name, theta).items():
+            for position, value in zip(pair["sampled"], values.tolist()):
+                if math.isfinite(value):
+                    numbers[f"{name}/{position:g}/exact/{key}"] = value
     theta = torch.linspace(0, 8, 161, dtype=torch.float64)
     mixture = exact("mixture", theta) | {"mmd2, wide": exact_mmd2("mixture", theta, WIDE)}
     for key, values in mixture.items():
         numbers[f"mixture/minimum/{key}"] = theta[values.argmin()].item()
-    found = exact("gaussians", theta)
-    errors = torch.stack((found["kl_pq"] - theta**2 / 2, found["kl_qp"] - theta**2 / 2,
-                          found["w1"] - theta))
-    numbers["quadrature/error"] = errors.abs().max().item()
     return numbers
 
 
-def add_estimates(numbers, args, device):
+def add_estimates(numbers, device):
     """Add to exact_numbers() mean and sd of every estimate, and its mean's ratio to the truth."""
     for name, pair in PAIRS.items():
         for theta in pair["sampled"]:
-            found = estimates(name, theta, args.points, args.repetitions, device)
+            found = estimates(name, theta, POINTS, device)
             stem = f"{name}/{theta:g}"
             for key, values in found.items():
                 mean = values.mean().item()
@@ -254,14 +239,14 @@ def add_estimates(numbers, args, device):
                 print(f"{stem:14}{key:6}exact {truth:7.3f}, estimate {mean:7.3f}")
 
 
-def rate_numbers(repetitions, device):
+def rate_numbers(device):
     """Root mean squared errors between Gaussians by number of points; a of error ~ points^a."""
     numbers = {}
     log_points = torch.tensor(SIZES, dtype=torch.float64).log()
     centred = log_points - log_points.mean()
     for name, theta in RATES.items():
         truth = exact("gaussians", torch.tensor([theta], dtype=torch.float64, device=device))
-        found = [estimates("gaussians", theta, points, repetitions, device) for points in SIZES]
+        found = [estimates("gaussians", theta, points, device) for points in SIZES]
         for key in DIVERGENCES:
             errors = torch.stack([(values[key] - truth[key]).square().mean().sqrt().cpu()
                                   for values in found])
@@ -275,19 +260,16 @@ def rate_numbers(repetitions, device):
 
 # ------------------------------------------------------------------------------------- figures
 def draw_curves(path):
-    """Exact values over theta, a panel for each pair; slopes between Gaussians in the last."""
+    """Exact values over theta, a panel for each pair."""
     figure = Figure(figsize=(6.9, 2.3))
-    all_axes = figure.subplots(1, len(PAIRS) + 1)
-    panels = [(pair["title"], name, exact, (0.01, 60)) for name, pair in PAIRS.items()]
-    panels.append(("slope, Gaussians", "gaussians", slopes, (1e-4, 20)))
-    for axes, (title, name, function, limits) in zip(all_axes, panels):
-        theta = torch.linspace(0, PAIRS[name]["drawn"], 201, dtype=torch.float64)[1:]
-        for key, values in function(name, theta).items():
+    all_axes = figure.subplots(1, len(PAIRS), sharey=True)
+    for axes, (name, pair) in zip(all_axes, PAIRS.items()):
+        theta = torch.linspace(0, pair["drawn"], 201, dtype=torch.float64)[1:]
+        for key, values in exact(name, theta).items():
             label, _, color, line = DIVERGENCES[key]
             axes.plot(theta, values, color=color, linestyle=line, label=label)
-        axes.set(title=title, xlabel=r"position $\theta$ of $q$", yscale="log", ylim=limits)
-    all_axes[0].set_ylabel("divergence (KL and JS in nats)")
-    all_axes[-1].set_ylabel(r"d/d$\theta$")
+        axes.set(title=pair["title"], xlabel=r"position $\theta$ of $q$")
+    all_axes[0].set(ylabel="divergence (KL and JS in nats)", yscale="log", ylim=(0.01, 60))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6)
     save_figure(figure, path)
 
@@ -316,32 +298,25 @@ def draw_estimates(path, numbers):
 
 # --------------------------------------------------------------------------------- command line
 def parse_args():
-    """The command line, checked."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--points", type=int, default=500, help="in every sample")
-    parser.add_argument("--repetitions", type=int, default=200, help="samples for each estimate")
     parser.add_argument("--out-dir", type=Path, default=HERE / "plots", help="of the results")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
-    args = parser.parse_args()
-    if args.points < 20 or args.repetitions < 2:
-        parser.error("a spread needs 20 --points and 2 --repetitions, at least")
-    args.run_name = name_run("p4_divergences", args, parser)
-    return args
+    return parser.parse_args()
 
 
 def main():
     args = parse_args()
+    args.out_dir.mkdir(parents=True, exist_ok=True)  # now, not after a minute
     device = choose_device(args.no_cuda)
     torch.manual_seed(1)
     numbers = exact_numbers()
-    add_estimates(numbers, args, device)
-    numbers |= rate_numbers(args.repetitions, device)
-    stem = args.out_dir / args.run_name
-    draw_curves(f"{stem}_curves.pdf")
-    draw_estimates(f"{stem}_estimates.pdf", numbers)
-    write_record(f"{stem}.json", args, device, numbers=numbers, curves={},
+    add_estimates(numbers, device)
+    numbers |= rate_numbers(device)
+    draw_curves(args.out_dir / "p4_divergences_curves.pdf")
+    draw_estimates(args.out_dir / "p4_divergences_estimates.pdf", numbers)
+    write_record(args.out_dir / "p4_divergences.json", args, device, numbers=numbers, curves={},
                  seconds=time.process_time())
-    print(f"record and figures: {stem}*")
 
 
 # ---------------------------------------------- files and runs: the same text in every script
@@ -356,15 +331,6 @@ STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
 def settings_of(args):
     """{name: value} of the flags that decide what a run computes."""
     return {name: value for name, value in vars(args).items() if name not in NO_SETTINGS}
-
-
-def name_run(name, args, parser):
-    """`name` and every setting that is not its default: vae_fashion_beta0.5_seed2."""
-    for flag, value in settings_of(args).items():
-        if value != parser.get_default(flag):
-            dash = "-" if flag[-1].isdigit() else ""  # beta1-0.5
-            name += f"_{flag.replace('_', '-')}{dash}{str(value).removesuffix('.0')}"
-    return name
 
 
 def choose_device(no_cuda):

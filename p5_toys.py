@@ -1,8 +1,6 @@
 """Problems 5.7 and 5.8 in the plane: what Gaussian noise costs a GAN, and what a cycle loss adds.
 
-    python p5_toys.py
-
-It writes plots/p5_toys.json, the record, and plots/p5_toys_prior.pdf and plots/p5_toys_maps.pdf.
+    python p5_toys.py        prints its numbers, writes plots/p5_toys.json and p5_toys_*.pdf
 
 5.7: GANs (Goodfellow et al. 2014, arXiv:1406.2661) learn eight separated modes, from Gaussian noise
 and from a mixture with the same covariance. The supports of both are connected, so a continuous
@@ -11,8 +9,6 @@ generator puts samples between the modes; how many depends on the mass between t
 5.8: two maps between six clusters and their quarter turn, learned unpaired: two independent GANs,
 the simpler model, against the pair with a cycle loss (CycleGAN: Zhu et al. 2017, arXiv:1703.10593;
 DiscoGAN: Kim et al. 2017, arXiv:1703.05192). The right correspondence is known, and scores them.
-
-The networks of an experiment are stacked along the first dimension of their weights.
 """
 import argparse
 import hashlib
@@ -33,6 +29,7 @@ from matplotlib.figure import Figure
 from torch.nn import functional as F
 from tqdm import tqdm
 
+SEEDS = 10  # trainings of everything
 FAR = 5  # a point farther than this many standard deviations from every mode is between the modes
 
 # 5.7: modes on the unit circle, (8, 2)
@@ -40,6 +37,7 @@ MODES = torch.tensor([[math.cos(k * math.tau / 8), math.sin(k * math.tau / 8)] f
 MODE_SD = 0.05
 PRIORS = ("Gaussian", "mixture")  # of z; the mixture has as many components, on a circle too
 COMPONENT_SD = 0.15
+PRIOR_STEPS = 3500
 
 # 5.8: six clusters without a symmetry, (6, 2), centred
 CLUSTERS = torch.tensor([[-1.6, 0.9], [-0.5, 1.5], [1.2, 1.1],
@@ -47,28 +45,24 @@ CLUSTERS = torch.tensor([[-1.6, 0.9], [-0.5, 1.5], [1.2, 1.1],
 CLUSTERS = CLUSTERS - CLUSTERS.mean(0)
 CLUSTER_SD = 0.08
 TURN = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])  # the right map, a quarter turn: y = x TURN
-PAIRS = 3  # clusters whose centres come with their right image, for the variant that is given some
+CYCLE = {"independent": 0.0, "cycle": 0.1}  # {variant: weight of the cycle loss}
+MAP_STEPS = 2500
+VERDICTS = ("right", "wrong", "inconsistent", "collapsed")  # on a trained pair, see verdict_on
 
 # How GANs are trained: Adam's learning rate and betas, the weight of the R1 penalty, whether the
 # learning rate falls, and the weight of the past in the moving average of the generator, which is
-# the one that is judged. "prior" and "stable" follow Mescheder et al. 2018 (arXiv:1801.04406): R1,
-# no momentum. Plain is Adam and nothing else: PyTorch's rate or three times it, with PyTorch's
-# beta1 or that of the papers. One more recipe, or variant, is one more line here.
+# the one that is judged. PRIOR_RECIPE and "stable" follow Mescheder et al. 2018
+# (arXiv:1801.04406): R1, no momentum. Plain is Adam and nothing else: PyTorch's rate or three times
+# it, with PyTorch's beta1 or that of the papers.
+PRIOR_RECIPE = {"lr": 2e-3, "betas": (0.0, 0.9), "r1": 0.01, "decay": True, "average": 0.998}
 PLAIN = {"lr": 1e-3, "betas": (0.9, 0.999), "r1": 0.0, "decay": False, "average": 0.0}
-RECIPES = {
+MAP_RECIPES = {
     "Adam 1e-3 0.9": PLAIN,
     "Adam 1e-3 0.5": PLAIN | {"betas": (0.5, 0.999)},
     "Adam 3e-3 0.9": PLAIN | {"lr": 3e-3},
     "Adam 3e-3 0.5": PLAIN | {"lr": 3e-3, "betas": (0.5, 0.999)},
     "stable": {"lr": 3e-3, "betas": (0.0, 0.9), "r1": 0.1, "decay": True, "average": 0.995},
-    "prior": {"lr": 2e-3, "betas": (0.0, 0.9), "r1": 0.01, "decay": True, "average": 0.998},
 }
-# 5.8: {recipe: {variant: weights of the cycle loss, the identity loss, the loss on given pairs}}
-VARIANTS = {recipe: {f"{recipe}, independent": (0, 0, 0), f"{recipe}, cycle": (0.1, 0, 0)}
-            for recipe in RECIPES if recipe.startswith("Adam")}
-VARIANTS["stable"] = {"independent": (0, 0, 0), "cycle": (0.1, 0, 0), "strong cycle": (1, 0, 0),
-                      "identity": (0.1, 0.1, 0), "pairs": (0.1, 0, 1)}
-VERDICTS = ("right", "wrong", "inconsistent", "collapsed")  # on a trained pair, see verdict_on
 
 
 # ------------------------------------------------------------------- model: n MLPs side by side
@@ -133,7 +127,6 @@ def train(draw, seeds, width, depth, recipe, steps, device, extra_loss=None):
     parameters. Network i enters GAN loss i alone and Adam works by element, so that GANs touch
     only where extra_loss ties them: in train_maps the two maps of a pair.
     """
-    recipe = RECIPES[recipe]
     hidden = depth * [width]
     generators = init_mlps([2, *hidden, 2], [10 * seed + 2 for seed in seeds], device)
     discriminators = init_mlps([2, *hidden, 1], [10 * seed + 1 for seed in seeds], device)
@@ -170,47 +163,25 @@ def draw_around(centres, sd, shape, device):
 
 
 def draw_priors(shape, device):
-    """z (2 n, B, 2) for `shape` = (n, B): of N(0, I), then of the mixture.
-
-    The mixture has eight components on a circle and covariance I too.
-    """
+    """z (2 n, B, 2) for `shape` = (n, B): of N(0, I), then of the mixture, of covariance I too."""
     gaussian = torch.randn(*shape, 2, device=device)
     radius = math.sqrt(2 * (1 - COMPONENT_SD**2))  # a circle's coordinates have variance radius^2/2
     mixture = draw_around(radius * MODES, COMPONENT_SD, shape, device)
     return torch.cat((gaussian, mixture))
 
 
-def stretch(params, z):
-    """Largest singular values (n, B) of the Jacobians of generators at z (n, B, 2)."""
-    z = z.clone().requires_grad_()
-    images = mlp(params, z)
-    gradients = [torch.autograd.grad(images[..., coordinate].sum(), z, retain_graph=True)[0]
-                 for coordinate in range(2)]
-    return torch.linalg.matrix_norm(torch.stack(gradients, 2), 2)
-
-
-def judge_samples(params, z):
-    """Scores (n,) of generators at z (n, B, 2), their samples (n, B, 2), and which are far (n, B).
-
-    share: of the samples that are between the modes; stretch: the largest local Lipschitz constant.
-    """
-    samples = mlp(params, z).detach()
-    far = torch.cdist(samples, MODES.to(z.device)).amin(2) > FAR * MODE_SD
-    scores = {"share": far.float().mean(1), "stretch": stretch(params, z).amax(1)}
-    return scores, samples, far
-
-
-def compare_priors(args, device):
-    """Train and judge both priors over all seeds, stacked in the order of PRIORS: judge_samples."""
-    seeds = [1000 + i for i in range(args.seeds)]
+def compare_priors(device):
+    """Train on both priors: samples (2, SEEDS, 10 000, 2), and which are far from all modes."""
+    seeds = [1000 + i for i in range(SEEDS)]
 
     def draw():
-        reals = draw_around(MODES, MODE_SD, (args.seeds, 128), device)
-        z = draw_priors((args.seeds, 128), device)
-        return z, reals.repeat(len(PRIORS), 1, 1)  # both priors see the same points
+        reals = draw_around(MODES, MODE_SD, (SEEDS, 128), device)
+        return draw_priors((SEEDS, 128), device), reals.repeat(len(PRIORS), 1, 1)  # for both alike
 
-    params = train(draw, len(PRIORS) * seeds, 64, 3, "prior", args.prior_steps, device)
-    return judge_samples(params, draw_priors((args.seeds, 10_000), device))
+    params = train(draw, len(PRIORS) * seeds, 64, 3, PRIOR_RECIPE, PRIOR_STEPS, device)
+    samples = mlp(params, draw_priors((SEEDS, 10_000), device)).detach()
+    far = torch.cdist(samples, MODES.to(device)).amin(2) > FAR * MODE_SD
+    return samples.unflatten(0, (len(PRIORS), SEEDS)), far.unflatten(0, (len(PRIORS), SEEDS))
 
 
 # --------------------------------------------------------------------------------- 5.8: two maps
@@ -225,43 +196,30 @@ def both_domains(x, count):
     return torch.stack((x, x @ TURN.to(x.device))).repeat_interleave(count, 0)
 
 
-def distance(points, targets):
-    """Mean distance in the 1-norm of points (n, B, 2) from their targets: (n,)."""
-    return (points - targets).abs().sum(2).mean(1)
+def train_maps(recipe, device):
+    """Parameters of F: X -> Y and G: Y -> X for each weight in CYCLE and each seed.
 
-
-def train_maps(recipe, weights, args, device):
-    """Parameters of F: X -> Y and G: Y -> X for each of the `weights` and each seed.
-
-    `weights` are those of the (cycle, identity, pairs) losses. The networks are stacked as all F,
-    then all G, so that their inputs are (x, y), their fakes (F(x), G(y)), their reals (y, x).
+    The networks are stacked as all F, then all G, so that their inputs are (x, y), their fakes
+    (F(x), G(y)), their reals (y, x).
     """
-    seeds_f = [1000 + i for i in range(args.seeds)]
+    seeds_f = [1000 + i for i in range(SEEDS)]
     seeds_g = [seed + 500 for seed in seeds_f]
-    seeds = len(weights) * seeds_f + len(weights) * seeds_g
-    of_networks = torch.tensor(weights, dtype=torch.float32, device=device)
-    of_networks = of_networks.repeat_interleave(args.seeds, 0).repeat(2, 1)
-    cycle, identity, pairs = of_networks.T  # (networks,) each
-    has_cycle, has_identity, has_pairs = map(any, zip(*weights))
-    paired = both_domains(CLUSTERS[:PAIRS].to(device), len(weights) * args.seeds)
+    seeds = len(CYCLE) * seeds_f + len(CYCLE) * seeds_g
+    weights = torch.tensor(list(CYCLE.values()), device=device)
+    weights = weights.repeat_interleave(SEEDS).repeat(2)  # (networks,)
 
     def draw():
-        drawn = draw_around(CLUSTERS, CLUSTER_SD, (2, args.seeds, 64), device)
-        x, others = drawn.repeat(1, len(weights), 1, 1)  # all variants see the same points
+        drawn = draw_around(CLUSTERS, CLUSTER_SD, (2, SEEDS, 64), device)
+        x, others = drawn.repeat(1, len(CYCLE), 1, 1)  # with and without see the same points
         inputs = torch.cat((x, others @ TURN.to(device)))  # unpaired: y are images of other points
         return inputs, swap(inputs)
 
-    def extra_loss(params, fakes, reals):
-        loss = 0
-        if has_cycle:  # F(G(y)) is y, G(F(x)) is x
-            loss = loss + cycle * distance(mlp(params, swap(fakes)), reals)
-        if has_identity:  # F(y) is y, G(x) is x
-            loss = loss + identity * distance(mlp(params, reals), reals)
-        if has_pairs:
-            loss = loss + pairs * distance(mlp(params, paired), swap(paired))
-        return loss
+    def cycle_loss(params, fakes, reals):
+        """In the 1-norm, between F(G(y)) and y, G(F(x)) and x."""
+        error = mlp(params, swap(fakes)) - reals
+        return weights * error.abs().sum(2).mean(1)
 
-    return train(draw, seeds, 32, 2, recipe, args.map_steps, device, extra_loss)
+    return train(draw, seeds, 32, 2, recipe, MAP_STEPS, device, cycle_loss)
 
 
 @torch.no_grad()
@@ -303,96 +261,71 @@ def verdict_on(scores):
     return "right" if (scores["agreement"] >= 0.9).all() else "wrong"
 
 
-def compare_maps(args, device):
-    """Points x (1200, 2), and {variant: (scores (2, seeds), verdicts, F(x) (seeds, 1200, 2))}."""
+def compare_maps(device):
+    """Points x (1200, 2); {(recipe, variant of CYCLE): (verdicts, F(x) of the first seed)}."""
     torch.manual_seed(1)
     x = draw_around(CLUSTERS, CLUSTER_SD, (1200,), device)
     results = {}
-    for recipe, variants in VARIANTS.items():
-        params = train_maps(recipe, list(variants.values()), args, device)
-        all_scores, all_images = judge_maps(params, x)
-        for i, name in enumerate(variants):
-            own = slice(i * args.seeds, (i + 1) * args.seeds)
-            scores = {key: score[:, own] for key, score in all_scores.items()}
-            verdicts = [verdict_on({key: score[:, seed] for key, score in scores.items()})
-                        for seed in range(args.seeds)]
-            results[name] = scores, verdicts, all_images[own]
+    for recipe, settings in MAP_RECIPES.items():
+        scores, images = judge_maps(train_maps(settings, device), x)
+        for i, variant in enumerate(CYCLE):
+            own = range(i * SEEDS, (i + 1) * SEEDS)
+            verdicts = [verdict_on({key: score[:, pair] for key, score in scores.items()})
+                        for pair in own]
+            results[recipe, variant] = verdicts, images[own[0]]
     return x, results
 
 
 # ------------------------------------------------------------------------------------- results
-def statistics(name, scores):
-    """{name/score/statistic: value} over the seeds, of {score: (seeds,)}."""
-    kinds = {"mean": torch.mean, "std": torch.std, "max": torch.max}
-    return {f"{name}/{key}/{kind}": function(score).item()
-            for key, score in scores.items() for kind, function in kinds.items()}
-
-
-def prior_numbers(scores):
-    """The record's numbers of 5.7, from the scores of compare_priors."""
-    by_prior = {key: score.view(len(PRIORS), -1) for key, score in scores.items()}
-    gaussian, mixture = by_prior["share"]
-    numbers = {"ideal/share": math.exp(-FAR**2 / 2),  # of the data itself
-               "paired/positive": (gaussian > mixture).sum().item()}
-    for i, prior in enumerate(PRIORS):
-        numbers |= statistics(prior, {key: score[i] for key, score in by_prior.items()})
-    for dimension in (2, 100):  # of the draws of N(0, I), how many have a norm below sqrt(d/2)
-        half = torch.tensor(dimension / 2, dtype=torch.float64)
-        numbers[f"norm/{dimension}/inside"] = torch.special.gammainc(half, half / 2).item()
+def prior_numbers(far):
+    """The record's numbers of 5.7: shares of the samples that are between the modes."""
+    numbers = {"seeds": SEEDS}
+    for prior, share in zip(PRIORS, far.float().mean(2)):  # (SEEDS,)
+        numbers |= {f"{prior}/share/mean": share.mean().item(),
+                    f"{prior}/share/max": share.max().item()}
     return numbers
 
 
 def map_numbers(results):
-    """The record's numbers of 5.8: of every variant, and of the plain recipes together.
-
-    covered: the share of seeds in which neither map lets clusters share a target.
-    """
-    results = dict(results)
-    for loss in ("independent", "cycle"):
-        plain = [results[name] for name in results if name.endswith(f", {loss}")]
-        scores = {key: torch.cat([own[key] for own, _, _ in plain], 1) for key in plain[0][0]}
-        results[f"plain, {loss}"] = scores, sum((verdicts for _, verdicts, _ in plain), []), None
+    """The record's numbers of 5.8: how many seeds got which verdict; "plain" sums over Adam's."""
     numbers = {}
-    for name, (scores, verdicts, _) in results.items():
+    for (recipe, variant), (verdicts, _) in results.items():
         for verdict in VERDICTS:
-            numbers[f"{name}/{verdict}"] = verdicts.count(verdict)
-        numbers[f"{name}/neither"] = len(verdicts) - sum(map(verdicts.count, ("right", "wrong")))
-        numbers[f"{name}/covered"] = 1 - verdicts.count("collapsed") / len(verdicts)
-        numbers |= statistics(name, {key: score.mean(0) for key, score in scores.items()})
+            count = verdicts.count(verdict)
+            numbers[f"{recipe}, {variant}/{verdict}"] = count
+            if recipe.startswith("Adam"):
+                plain = f"plain, {variant}/{verdict}"
+                numbers[plain] = numbers.get(plain, 0) + count
     return numbers
 
 
 # -------------------------------------------------------------------------------------- figures
-def draw_prior_figure(path, scores, samples, far):
+def draw_prior_figure(path, samples, far):
     """Samples of the first seed under both priors; the shares of all seeds."""
     figure = Figure(figsize=(5.2, 1.8))
     *panels, shares_axes = figure.subplots(1, len(PRIORS) + 1)
-    shares = scores["share"].view(len(PRIORS), -1).cpu()
-    for i, (axes, prior) in enumerate(zip(panels, PRIORS)):
-        first = i * shares.shape[1]
-        points = samples[first, :2000].cpu()
-        between = far[first, :2000].cpu()
+    for axes, prior, points, between in zip(panels, PRIORS, samples[:, 0].cpu(), far[:, 0].cpu()):
+        points, between = points[:2000], between[:2000]
         axes.scatter(*points[~between].T, s=2, color="0.6", linewidths=0)
         axes.scatter(*points[between].T, s=4, color="C3", marker="x", linewidths=0.5)
         axes.set(title=f"{prior} $z$", xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal",
                  xlabel="$x_1$", ylabel="$x_2$")
-    shares = shares.clamp_min(1e-4)  # 0 is not on a logarithmic scale
+    shares = far.float().mean(2).cpu().clamp_min(1e-4)  # 0 is not on a logarithmic scale
     shares_axes.semilogy(PRIORS, shares, color="0.5", marker="o", markersize=3, linewidth=0.7)
     shares_axes.set(xlim=(-0.4, 1.4), xlabel="$z$", ylabel="share between modes", title="all seeds")
     save_figure(figure, path)
 
 
 def draw_maps_figure(path, x, results):
-    """x, its right image, F(x) of the first seed of some variants; the verdicts on all seeds."""
+    """x, its right image, F(x) of the first seed for two recipes; the verdicts on all seeds."""
     panels = {"$x$": x, "right map of $x$": x @ TURN.to(x.device)}
-    first, *_ = VARIANTS  # of the recipes
-    for name in (*VARIANTS[first], "independent", "cycle", "strong cycle", "pairs"):
-        _, _, images = results[name]
-        panels[name.replace(", ", ",\n")] = images[0]
+    for recipe in ("Adam 1e-3 0.9", "stable"):
+        for variant in CYCLE:
+            _, panels[f"{recipe},\n{variant}"] = results[recipe, variant]
     labels = torch.cdist(x, CLUSTERS.to(x.device)).argmin(1).cpu()
     figure = Figure(figsize=(6.5, 2.7))
     left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1))
-    grid = left.subplots(2, 4, sharex=True, sharey=True).flat
+    grid = left.subplots(2, 3, sharex=True, sharey=True).T.flat  # column by column
     for axes, (title, points) in zip(grid, panels.items()):
         if points is not x:
             axes.scatter(*(CLUSTERS @ TURN).T, s=60, facecolors="none", edgecolors="0.7")
@@ -401,8 +334,7 @@ def draw_maps_figure(path, x, results):
             axes.scatter(*cluster.T, s=2, color=f"C{k}", linewidths=0)
             axes.annotate(str(k + 1), cluster.mean(0).tolist(), xytext=(3, 2),
                           textcoords="offset points", fontsize=6)
-        axes.set(aspect="equal", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xticks=(-2, 0, 2))
-        axes.set_title(title, fontsize=7)
+        axes.set(title=title, aspect="equal", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xticks=(-2, 0, 2))
     left.supxlabel("first coordinate", fontsize=8)
     left.supylabel("second coordinate", fontsize=8)
     draw_verdicts(right.subplots(), results)
@@ -411,10 +343,11 @@ def draw_maps_figure(path, x, results):
 
 def draw_verdicts(axes, results):
     """A bar for each variant: how many of its seeds got which verdict."""
+    names = [f"{recipe}, {variant}" for recipe, variant in results]
     start = torch.zeros(len(results))
     for verdict, grey in zip(VERDICTS, ("black", "0.45", "0.75", "white")):
-        counts = torch.tensor([verdicts.count(verdict) for _, verdicts, _ in results.values()])
-        axes.barh(list(results), counts, left=start, color=grey, edgecolor="black", label=verdict)
+        counts = torch.tensor([verdicts.count(verdict) for verdicts, _ in results.values()])
+        axes.barh(names, counts, left=start, color=grey, edgecolor="black", label=verdict)
         start += counts
     axes.tick_params(axis="y", labelsize=6)
     axes.invert_yaxis()
@@ -424,35 +357,26 @@ def draw_verdicts(axes, results):
 
 # --------------------------------------------------------------------------------- command line
 def parse_args():
-    """The command line, checked."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--seeds", type=int, default=10, help="trainings of everything")
-    parser.add_argument("--prior-steps", type=int, default=3500, help="of each training of 5.7")
-    parser.add_argument("--map-steps", type=int, default=2500, help="of each training of 5.8")
     parser.add_argument("--out-dir", type=Path, default=HERE / "plots", help="of the results")
     parser.add_argument("--no-cuda", action="store_true", help="stay on the CPU")
-    args = parser.parse_args()
-    if args.seeds < 2 or min(args.prior_steps, args.map_steps) < 1:
-        parser.error("a spread needs 2 seeds, and a training 1 step, at least")
-    args.run_name = name_run("p5_toys", args, parser)
-    return args
+    return parser.parse_args()
 
 
 def main():
     args = parse_args()
     device = choose_device(args.no_cuda)
-    scores, samples, far = compare_priors(args, device)
-    x, results = compare_maps(args, device)
-    numbers = prior_numbers(scores) | map_numbers(results)
+    args.out_dir.mkdir(parents=True, exist_ok=True)  # now, not after minutes
+    samples, far = compare_priors(device)
+    x, results = compare_maps(device)
+    numbers = prior_numbers(far) | map_numbers(results)
     for name, value in numbers.items():
-        if not name.endswith(("/std", "/max")):
-            print(f"{name:40}{value:.3g}")
-    stem = args.out_dir / args.run_name
-    draw_prior_figure(f"{stem}_prior.pdf", scores, samples, far)
-    draw_maps_figure(f"{stem}_maps.pdf", x, results)
-    write_record(f"{stem}.json", args, device, numbers=numbers, curves={},
+        print(f"{name:40}{value:.3g}")
+    draw_prior_figure(args.out_dir / "p5_toys_prior.pdf", samples, far)
+    draw_maps_figure(args.out_dir / "p5_toys_maps.pdf", x, results)
+    write_record(args.out_dir / "p5_toys.json", args, device, numbers=numbers, curves={},
                  seconds=time.process_time())
-    print(f"record and figures: {stem}*")
 
 
 # ---------------------------------------------- files and runs: the same text in every script
@@ -467,15 +391,6 @@ STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
 def settings_of(args):
     """{name: value} of the flags that decide what a run computes."""
     return {name: value for name, value in vars(args).items() if name not in NO_SETTINGS}
-
-
-def name_run(name, args, parser):
-    """`name` and every setting that is not its default: vae_fashion_beta0.5_seed2."""
-    for flag, value in settings_of(args).items():
-        if value != parser.get_default(flag):
-            dash = "-" if flag[-1].isdigit() else ""  # beta1-0.5
-            name += f"_{flag.replace('_', '-')}{dash}{str(value).removesuffix('.0')}"
-    return name
 
 
 def choose_device(no_cuda):
