@@ -220,33 +220,44 @@ def draw_points(path, panels):
 
 @torch.no_grad()
 def report_planes(stem, models, train_set, test_set):
-    """3.3: draw the plane of the sigmoid output; numbers of both networks, and of PCA.
+    """3.3: draw the plane of the sigmoid output; numbers of both networks and of PCA.
 
     A set is images (N, 784) and labels (N,).
     """
     train_images, train_labels = train_set
     test_images, test_labels = test_set
     pca, explained = pca_network(train_images)
-    numbers = test({"pca": pca, **models}, train_images, test_images)
+    networks = {"pca": pca, **models}
+    numbers = test(networks, train_images, test_images)
     numbers |= {"neighbours": NEIGHBOURS, "pca_variance_explained": 100 * explained}
-    encoder = models["sigmoid"].encoder
-    codes = encoder(test_images)
-    neighbours = neighbour_labels(encoder(train_images), train_labels, codes)
-    for name, value in neighbour_numbers(neighbours, test_labels).items():
-        numbers[f"sigmoid_{name}"] = value
-    draw_plane(f"{stem}_embedding.pdf", codes.cpu(), test_labels.cpu())
-    draw_classes(f"{stem}_classes.pdf", codes.cpu(), test_labels.cpu())
+    codes = {name: model.encoder(test_images) for name, model in networks.items()}
+    for name, model in networks.items():
+        neighbours = neighbour_labels(model.encoder(train_images), train_labels, codes[name])
+        for key, value in neighbour_numbers(neighbours, test_labels).items():
+            numbers[f"{name}_{key}"] = value
+    draw_plane(f"{stem}_embedding.pdf", codes["sigmoid"].cpu(), test_labels.cpu())
+    draw_classes(f"{stem}_classes.pdf", codes["sigmoid"].cpu(), test_labels.cpu())
     return numbers
 
 
+def numeral_places(codes, labels):
+    """Median code (2,) of each class, pushed aside where two numerals would hide each other."""
+    spots = torch.stack([codes[labels == label].median(0).values for label in labels.unique()])
+    least = 0.05 * (codes.max(0).values - codes.min(0).values)
+    for _ in range(100):
+        away = (spots[:, None] - spots) / least  # (classes, classes, 2)
+        near = away.norm(dim=2, keepdim=True) < 1
+        spots = spots + 0.1 * least * (away * near).sum(1)
+    return spots
+
+
 def draw_plane(path, codes, labels):
-    """Codes (N, 2) as dots coloured by `labels` (N,); numerals at the classes' medians."""
+    """Codes (N, 2) as dots coloured by `labels` (N,), numerals about the classes' medians."""
     figure = Figure(figsize=(6.9, 4))
     axes = figure.subplots()
     axes.scatter(*codes.T, c=labels, cmap="tab10", vmin=0, vmax=9, s=2, alpha=0.6, linewidth=0,
                  rasterized=True)
-    for label in labels.unique().tolist():
-        spot = codes[labels == label].median(0).values
+    for label, spot in zip(labels.unique().tolist(), numeral_places(codes, labels)):
         rims = [Stroke(linewidth=5.6, foreground=f"C{label}"),
                 Stroke(linewidth=3.2, foreground="white"), Normal()]
         axes.text(*spot, str(label), path_effects=rims, size=12, weight="bold", ha="center",

@@ -66,6 +66,14 @@ def test_votes_and_shares_of_the_neighbours_by_hand():
     assert (found["neighbours_1_0"], found["neighbours_1_1"]) == pytest.approx((3 / 4, 1 / 4))
 
 
+def test_no_numeral_hides_another_where_all_classes_lie_in_one_place():
+    torch.manual_seed(0)
+    codes = torch.randn(1000, 2) * torch.tensor([1, 9])
+    spots = p3.numeral_places(codes, torch.arange(1000) % 10)
+    steps = (spots[:, None] - spots) / (codes.max(0).values - codes.min(0).values)
+    assert (steps.norm(dim=2) + torch.eye(10)).min() > 0.04
+
+
 def test_every_tensor_is_made_on_the_device(monkeypatch, meta):
     monkeypatch.setattr(torch.Tensor, "cov", lambda rows, correction=1: rows @ rows.T)  # has none
     images = torch.empty(200, p3.PIXELS, device=meta)

@@ -219,12 +219,14 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     assert path.read_text() == "whole"
 
 
-ALONE = {"p1.py": [], "p2.py": ["--inits", "2"], "p3_autoencoder.py": ["--epochs", "1"],
-         "p4_divergences.py": ["--points", "20", "--repetitions", "2"],
-         "vae.py": ["--epochs", "1"], "gan.py": ["--arch", "mlp", "--epochs", "1"],
-         "p5_toys.py": ["--prior-steps", "1", "--map-steps", "1", "--seeds", "2"]}
+ALONE = {"p1.py": [], "p2.py": [], "p3_autoencoder.py": ["--epochs", "1"],
+         "p4_divergences.py": [], "vae.py": ["--epochs", "1"],
+         "gan.py": ["--arch", "mlp", "--epochs", "1"], "p5_toys.py": []}
 SMALLER = {"DENOISER_STEPS = 6000": "DENOISER_STEPS = 50", "SAMPLES = 10_000": "SAMPLES = 100",
-           "PATHS = 500": "PATHS = 10"}
+           "PATHS = 500": "PATHS = 10", "INITS = 3": "INITS = 2", "POINTS = 500": "POINTS = 20",
+           "REPETITIONS = 200": "REPETITIONS = 2", "SEEDS = 10 ": "SEEDS = 2 ",
+           "_STEPS = 3500": "_STEPS = 1", "_STEPS = 2500": "_STEPS = 1",
+           "(60, 120, 240, 480, 960)": "(60, 120)"}
 
 
 @pytest.mark.parametrize("script", ALONE)
@@ -240,7 +242,7 @@ def test_a_copy_runs_in_an_empty_folder(script, command, glyph_dir, tmp_path):
     backend = {"MPLBACKEND": "module://none.such"}  # a notebook hands down its own
     done = command(home / script, *ALONE[script], cwd=tmp_path, env=os.environ | backend)
     assert done.returncode == 0, done.stderr
-    assert list((home / "plots").glob("*.json")) and list((home / "plots").glob("*.pdf"))
+    assert list((home / "plots").glob("*.json"))
     assert [path.name for path in tmp_path.iterdir()] == [home.name]
 
 
