@@ -35,14 +35,14 @@ SHORTER = """
 import gan, p3_autoencoder, vae
 vae.SAMPLES = gan.SAMPLES = 100
 gan.PATHS = 10
-p3_autoencoder.DENOISER_STEPS = 20
+p3_autoencoder.report_corruption = lambda *_: {}  # 3.2 has no state to lose
 """
 
 
 @pytest.fixture(autouse=True)
 def shorter(monkeypatch):
     for script, name, value in ((vae, "SAMPLES", 100), (gan, "SAMPLES", 100), (gan, "PATHS", 10),
-                                (p3_autoencoder, "DENOISER_STEPS", 20)):
+                                (p3_autoencoder, "report_corruption", lambda *_: {})):
         monkeypatch.setattr(script, name, value)
 
 
