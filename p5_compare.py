@@ -427,12 +427,11 @@ def score_planted(ruler, args, device):
 
 def prepare(run, args):
     """Name, source, samples and path of the scores of `run`; OSError where it cannot be scored."""
-    given = Path(run)
-    is_file = given.suffix == ".npz"
-    name = given.stem.removesuffix("_samples") if is_file else run
-    own = args.runs_dir / f"{name}_samples.npz"
-    source = str(given.resolve()) if is_file and given.resolve() != own.resolve() else name
-    samples = None if run == REAL else read_samples(given if is_file else own)
+    at = Path(run) if run.endswith(".npz") else args.runs_dir / f"{run}_samples.npz"
+    name = at.stem.removesuffix("_samples")
+    own = at.resolve() == (args.runs_dir / f"{name}_samples.npz").resolve()
+    source = name if own else str(at.resolve())
+    samples = None if run == REAL else read_samples(at)
     trained = name.removeprefix("normal_")  # samples of N(0, I) beside those of a fitted prior
     swept = args.out_dir / "sweep"
     folder = swept if (swept / f"{trained}.json").exists() else args.out_dir
