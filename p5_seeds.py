@@ -75,28 +75,28 @@ def bases_of(name, groups):
 
 
 # ------------------------------------------------------------------------- means and intervals
-def interval(values):
-    """Ends of Student's 95 % interval of the mean of values (S,), S > 1."""
-    quantile = STUDENT[min(len(values) - 2, len(STUDENT) - 1)]
-    half = quantile * np.std(values, ddof=1) / len(values)**0.5
-    return np.mean(values) - half, np.mean(values) + half
+def interval(values, measure):
+    """Mean of values (S,) and, where S > 1, the ends of its Student's 95 % interval.
+
+    Of a ratio: of its logarithms, which `values` are, then back.
+    """
+    found = [np.mean(values)]
+    if len(values) > 1:
+        quantile = STUDENT[min(len(values) - 2, len(STUDENT) - 1)]
+        half = quantile * np.std(values, ddof=1) / len(values)**0.5
+        found += [found[0] - half, found[0] + half]
+    return np.exp(found) if measure in RATIOS else found
 
 
 def change(group, base, measure):
-    """{name: number} of the change from base to group, both {seed: {measure: number}}."""
+    """Change from base to group, both {seed: {measure: number}}, as interval(); [] of no pair."""
     seeds = [seed for seed in group if measure in group[seed] and measure in base.get(seed, {})]
     if not seeds:
-        return {}
+        return []
     values = np.array([(group[seed][measure], base[seed][measure]) for seed in seeds])
     if measure in RATIOS:
         values = np.log(values)
-    differences = values[:, 0] - values[:, 1]
-    found = {"change": differences.mean()}
-    if len(seeds) > 1:
-        found["change_low"], found["change_high"] = interval(differences)
-    if measure in RATIOS:
-        found = {name: np.exp(value) for name, value in found.items()}
-    return found
+    return interval(values[:, 0] - values[:, 1], measure)
 
 
 def summarise(groups):
@@ -107,15 +107,13 @@ def summarise(groups):
         for measure in set.intersection(*map(set, group.values())):
             values = np.array([measures[measure] for measures in group.values()])
             found = {"mean": values.mean()}
-            if measure in RATIOS:
-                found["geomean"] = np.exp(np.log(values).mean())
             if len(values) > 1:
                 found["sd"] = values.std(ddof=1)
-            if len(values) > 1 and measure in RATIOS:
-                found["low"], found["high"] = np.exp(interval(np.log(values)))
+            if measure in RATIOS:
+                found |= dict(zip(("geomean", "low", "high"), interval(np.log(values), measure)))
             for base in bases_of(name, groups):
-                found |= {f"{what}/{base}": value for what, value
-                          in change(group, groups[base], measure).items()}
+                names = (f"{what}/{base}" for what in ("change", "change_low", "change_high"))
+                found |= dict(zip(names, change(group, groups[base], measure)))
             numbers |= {f"{name}/{measure}/{what}": float(value) for what, value in found.items()}
     return dict(sorted(numbers.items()))
 
