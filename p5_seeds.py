@@ -2,12 +2,12 @@
 
     python p5_seeds.py
 
-Read are the records of vae.py and gan.py and the scores that p5_compare.py wrote beside them, in
-plots/ and plots/sweep/. A group is the runs whose settings are equal but for the seed, and has the
-name of its first. Its bases are the groups with most of the words of its name: gan_fashion_epochs4
-is one of gan_fashion_epochs4_g-steps2, vae_fashion of normal_vae_fashion, gan_fashion of
-cgan_fashion. Groups are compared on the seeds that both have, pair by pair: one seed stands for the
-same order of the images and, where the nets are the same, for the same first weights.
+Read are the records of vae.py and gan.py and the scores that p5_compare.py wrote of their samples,
+in plots/ and plots/sweep/. A group is the runs whose names, and so their settings, are equal but
+for the seed. Its bases are the group whose name is the longest beginning of its own
+(gan_fashion_epochs4 of gan_fashion_epochs4_g-steps2), and what it is without labels (gan_fashion of
+cgan_fashion) and with the fitted prior (vae_fashion of normal_vae_fashion). Groups are compared on
+the seeds that both have, pair by pair.
     plots/p5_seeds.json     "<group>/count"; "<group>/<measure>/mean", sd; of ratios geomean and, of
                             its logarithm's interval, low, high; "<group>/<measure>/change/<base>",
                             change_low, change_high: the mean difference, of ratios the factor
@@ -17,9 +17,9 @@ Intervals are Student's, at 95 %.
 import argparse
 import hashlib
 import io
-import itertools
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -35,10 +35,8 @@ from matplotlib.figure import Figure
 RATIOS = ("frechet_ratio", "pixel_ratio")
 SCORES = (*RATIOS, "precision", "recall", "tv", "smallest_share", "diversity", "sharpness",
           "agreement", "copies")
-SHOWN = {  # run: its name in figures
-    "real_fashion": "real", "vae_fashion": "VAE", "gan_fashion": "GAN",
-    "cgan_fashion": "Conditional GAN",
-}
+SHOWN = {"real_fashion": "real", "vae_fashion": "VAE", "gan_fashion": "GAN",
+         "cgan_fashion": "Conditional GAN"}
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
            "boot")
 # 97.5 % quantiles of Student's distribution with 1 to 9 degrees of freedom
@@ -47,76 +45,58 @@ STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 # ------------------------------------------------------------------------------ records, groups
 def read_records(folder):
-    """{name: record} of folder/*.json in today's form; OSError where one is damaged."""
-    records = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            record = json.loads(path.read_text())
-            if "code" in record and "settings" in record:
-                records[path.stem] = record
-        except (ValueError, TypeError) as error:
-            raise OSError(f"{path} is damaged: delete it, and make it again") from error
-    return records
+    """{name: record} of folder/*.json in today's form, which says of which code it is."""
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return {name: record for name, record in records.items() if "code" in record}
 
 
 def find_groups(records):
-    """{name: {seed: {measure: number}}} of runs whose settings are equal but for the seed."""
+    """{name: {seed: {measure: number}}} of runs whose names are equal but for the seed."""
     groups = {}
     for run, record in records.items():
-        script = record["command"].split()[1]
-        if script not in ("vae.py", "gan.py"):
+        if record["command"].split()[1] not in ("vae.py", "gan.py"):
             continue
-        settings = {name: value for name, value in record["settings"].items() if name != "seed"}
         for prefix in ("", "normal_"):  # samples of the fitted prior, of N(0, I)
             scores = records.get(f"{prefix}{run}_scores", {"numbers": {}})["numbers"]
             if prefix and not scores:
                 continue
             measures = record["numbers"] | {name: scores[name] for name in SCORES if name in scores}
-            key = prefix, script, json.dumps(settings, sort_keys=True)
-            groups.setdefault(key, {})[record["settings"]["seed"]] = (prefix + run, measures)
-    named = {}
-    for runs in groups.values():
-        first, _ = runs[min(runs)]
-        named[first] = {seed: runs[seed][1] for seed in sorted(runs)}
-    return named
-
-
-def words_of(name):
-    """The words that say how a run differs from others, but for the seed."""
-    words = name.replace("cgan", "gan_labels").split("_")
-    return {word for word in words if not word.startswith("seed")}
+            name = re.sub(r"_seed\d+", "", prefix + run)
+            groups.setdefault(name, {})[record["settings"]["seed"]] = measures
+    return groups
 
 
 def bases_of(name, groups):
-    """Names of the groups that have the most words of `name`, and no others."""
-    smaller = [other for other in groups if words_of(other) < words_of(name)]
-    most = max((len(words_of(other)) for other in smaller), default=0)
-    return [other for other in smaller if len(words_of(other)) == most]
+    """Names of the groups that `name` is compared with, see the top."""
+    starts = [other for other in groups if name.startswith(f"{other}_")]
+    bases = {max(starts, key=len, default=name), name.removeprefix("c"),
+             name.removeprefix("normal_")}
+    return sorted(bases & groups.keys() - {name})
 
 
 # ------------------------------------------------------------------------- means and intervals
-def interval(values):
-    """Ends of Student's 95 % interval of the mean of values (S,), S > 1."""
-    quantile = STUDENT[min(len(values) - 2, len(STUDENT) - 1)]
-    half = quantile * np.std(values, ddof=1) / len(values)**0.5
-    return np.mean(values) - half, np.mean(values) + half
+def interval(values, measure):
+    """Mean of values (S,) and, where S > 1, the ends of its Student's 95 % interval.
+
+    Of a ratio: of its logarithms, which `values` are, then back.
+    """
+    found = [np.mean(values)]
+    if len(values) > 1:
+        quantile = STUDENT[min(len(values) - 2, len(STUDENT) - 1)]
+        half = quantile * np.std(values, ddof=1) / len(values)**0.5
+        found += [found[0] - half, found[0] + half]
+    return np.exp(found) if measure in RATIOS else found
 
 
 def change(group, base, measure):
-    """{name: number} of the change from base to group, both {seed: {measure: number}}."""
+    """Change from base to group, both {seed: {measure: number}}, as interval(); [] of no pair."""
     seeds = [seed for seed in group if measure in group[seed] and measure in base.get(seed, {})]
     if not seeds:
-        return {}
+        return []
     values = np.array([(group[seed][measure], base[seed][measure]) for seed in seeds])
     if measure in RATIOS:
         values = np.log(values)
-    differences = values[:, 0] - values[:, 1]
-    found = {"change": differences.mean()}
-    if len(seeds) > 1:
-        found["change_low"], found["change_high"] = interval(differences)
-    if measure in RATIOS:
-        found = {name: np.exp(value) for name, value in found.items()}
-    return found
+    return interval(values[:, 0] - values[:, 1], measure)
 
 
 def summarise(groups):
@@ -127,15 +107,13 @@ def summarise(groups):
         for measure in set.intersection(*map(set, group.values())):
             values = np.array([measures[measure] for measures in group.values()])
             found = {"mean": values.mean()}
-            if measure in RATIOS:
-                found["geomean"] = np.exp(np.log(values).mean())
             if len(values) > 1:
                 found["sd"] = values.std(ddof=1)
-            if len(values) > 1 and measure in RATIOS:
-                found["low"], found["high"] = np.exp(interval(np.log(values)))
+            if measure in RATIOS:
+                found |= dict(zip(("geomean", "low", "high"), interval(np.log(values), measure)))
             for base in bases_of(name, groups):
-                found |= {f"{what}/{base}": value for what, value
-                          in change(group, groups[base], measure).items()}
+                names = (f"{what}/{base}" for what in ("change", "change_low", "change_high"))
+                found |= dict(zip(names, change(group, groups[base], measure)))
             numbers |= {f"{name}/{measure}/{what}": float(value) for what, value in found.items()}
     return dict(sorted(numbers.items()))
 
@@ -157,25 +135,21 @@ def draw_training(path, records):
 
 
 def draw_shares(path, records):
-    """Shares of the classes with Wilson's intervals as seen, and corrected, against uniform."""
+    """Shares of the classes with Wilson's intervals, against uniform."""
     figure = Figure(figsize=(6.9, 2.2))
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, kind, title in zip(panels, ("share", "corrected"), ("judged", "corrected")):
-        axes.axhline(10, color="0.6", linewidth=0.8, label="uniform")
-        for place, (run, label) in enumerate(SHOWN.items()):
-            numbers = records.get(f"{run}_scores", {"numbers": {}})["numbers"]
-            if not numbers:
-                continue
-            percent, low, high = (
-                100 * np.array([numbers.get(f"{kind}_{c}{end}", numbers[f"{kind}_{c}"])
-                                for c in range(10)]) for end in ("", "_low", "_high"))
+    axes = figure.subplots()
+    axes.axhline(10, color="0.6", linewidth=0.8, label="uniform")
+    for place, (run, label) in enumerate(SHOWN.items()):
+        numbers = records.get(f"{run}_scores", {"numbers": {}})["numbers"]
+        if numbers:
+            percent, low, high = (100 * np.array([numbers[f"share_{c}{end}"] for c in range(10)])
+                                  for end in ("", "_low", "_high"))
             axes.errorbar(np.arange(10) + 0.15 * (place - 1.5), percent,
                           (percent - low, high - percent), fmt="os^D"[place], markersize=2.5,
                           linewidth=0.8, label=label)
-        axes.set(title=title, xticks=range(10))
-        axes.set_xticklabels(CLASSES, rotation=45, ha="right", rotation_mode="anchor")
-    panels[0].set_ylabel("share of a class [%]")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    axes.set(ylabel="share of a class [%]")
+    axes.set_xticks(range(10), CLASSES)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=5)
     save_figure(figure, path)
 
 
@@ -191,26 +165,6 @@ def draw_paths(path, records):
                       label=f"{SHOWN[run]}, {kind}")
     axes.set(xlabel="way from one z to the other", ylabel="near a real image")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    save_figure(figure, path)
-
-
-def draw_weights(path, records, numbers):
-    """Frechet ratio of VAEs of Fashion-MNIST that differ in the weight of the KL alone."""
-    lines = {}
-    for key, ratio in numbers.items():
-        name, _, what = key.partition("/")
-        record = records.get(name.removeprefix("normal_"), {"settings": {}})
-        weight = record["settings"].get("beta", 0)
-        if "vae_fashion" in name and what == "frechet_ratio/geomean" and weight > 0:
-            rest = "_".join(word for word in name.split("_") if not word.startswith("beta"))
-            lines.setdefault(rest, []).append((weight, ratio))
-    figure = Figure(figsize=(3.5, 2.2))
-    axes = figure.subplots()
-    shown = {rest: points for rest, points in lines.items() if len(points) > 1}
-    for (rest, points), line in zip(shown.items(), itertools.cycle(("ko--", "C3s-", "C0^:"))):
-        axes.plot(*zip(*sorted(points)), line, markersize=4, label=rest)
-    axes.set(xscale="log", yscale="log", xlabel="weight of the KL", ylabel="Fréchet ratio")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center")
     save_figure(figure, path)
 
 
@@ -231,18 +185,12 @@ def main():
         raise OSError(f"{args.out_dir} has scores by {len(judges)} judges: score those runs again")
     groups = find_groups(records)
     if not groups:
-        raise OSError(f"{args.out_dir} has no records of vae.py or gan.py in today's form: "
-                      "`python report/run.py` makes them")
+        raise OSError(f"{args.out_dir} has no records of vae.py or gan.py in today's form")
     numbers = summarise(groups)
-    for name, group in groups.items():
-        means = (f"{measure} {numbers[f'{name}/{measure}/mean']:.3f}"
-                 for measure in SCORES if f"{name}/{measure}/mean" in numbers)
-        print(f"{name} ({len(group)}):", *means)
     stem = args.out_dir / "p5_seeds"
     draw_training(f"{stem}_training.pdf", records)
     draw_shares(f"{stem}_shares.pdf", records)
     draw_paths(f"{stem}_paths.pdf", records)
-    draw_weights(f"{stem}_weights.pdf", records, numbers)
     for run in ("gan_fashion", "cgan_fashion"):  # ends and middle of the ways between two z
         curves = records.get(f"{run}_scores", {"curves": {}})["curves"]
         for name, shares in curves.items():
