@@ -436,7 +436,11 @@ def prepare(run, args):
     swept = args.out_dir / "sweep"
     folder = swept if (swept / f"{trained}.json").exists() else args.out_dir
     path = folder / f"{name}_scores.json"
-    if path.exists() and json.loads(path.read_text())["settings"]["runs"] != [source]:
+    try:
+        scored = json.loads(path.read_text())["settings"]["runs"] if path.exists() else [source]
+    except (ValueError, LookupError, TypeError) as error:
+        raise OSError(f"{path} is damaged or no record: delete it") from error
+    if scored != [source]:
         raise OSError(f"{path} holds other scores, which would be lost to those of {source}: "
                       "rename it, or give another --out-dir")
     return name, source, samples, path

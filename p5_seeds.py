@@ -46,8 +46,15 @@ STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 # ------------------------------------------------------------------------------ records, groups
 def read_records(folder):
     """{name: record} of folder/*.json in today's form, which says of which code it is."""
-    records = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    return {name: record for name, record in records.items() if "code" in record}
+    records = {}
+    for path in sorted(folder.glob("[!.]*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise OSError(f"{path} is damaged: delete it, or make it anew") from error
+        if "code" in record:
+            records[path.stem] = record
+    return records
 
 
 def find_groups(records):

@@ -24,19 +24,21 @@ ENLARGED = 2  # screen pixels for one of an image
 
 def panel_of(images, classes):
     """Pixels (H, W) of ten rows, one a class, of the first COLUMNS images uint8 (N, 28, 28)."""
-    sheet = p5_compare.make_sheet(images, p5_compare.first_of_each_class(classes, COLUMNS))
-    return torchvision.utils.make_grid(sheet[:, None], nrow=COLUMNS, pad_value=255)[0]
+    rows = torch.cat([images[classes == c][:COLUMNS] for c in range(10)])
+    return torchvision.utils.make_grid(rows[:, None], nrow=COLUMNS, pad_value=255)[0]
 
 
-def gallery(data_dir, runs_dir):
+def gallery():
     """The PIL image of all four panels, side by side."""
-    *_, test, labels = p5_compare.load_dataset("fashion", data_dir)
+    *_, test, labels = p5_compare.load_dataset("fashion", ROOT / "data")
     judge, *_ = p5_compare.load_judge(ROOT / "plots/judge_fashion.pt", torch.device("cpu"))
     panels = [panel_of(test, labels)]
     for run in ("vae_fashion", "gan_fashion", "cgan_fashion"):
-        images, labels = p5_compare.read_samples(p5_compare.find_samples(run, runs_dir))
-        images = images[:10_000]
-        classes = p5_compare.judged(judge, images)[1] if labels is None else labels[:10_000]
+        images, labels, *_ = p5_compare.read_samples(ROOT / f"runs/{run}_samples.npz")
+        images = torch.from_numpy(images)
+        classes = p5_compare.see(judge, images).classes
+        if labels is not None:
+            classes = torch.from_numpy(labels)
         panels += [torch.full((len(panels[0]), 8), 255, dtype=torch.uint8),
                    panel_of(images, classes)]
     return enlarged(Image.fromarray(torch.cat(panels, 1).numpy()))
@@ -49,12 +51,11 @@ def enlarged(image):
 
 
 def main():
-    plots, runs = ROOT / "plots", ROOT / "runs"
-    gallery(ROOT / "data", runs).save(plots / "gallery.png", optimize=True)
-    frames = [Image.open(path).convert("L") for path in sorted(runs.glob("cgan_fashion/*.png"))]
-    first, *others = [enlarged(frame) for frame in frames]
-    first.save(plots / "epochs.gif", save_all=True, append_images=[*others, others[-1]],
-               duration=[700] * len(frames) + [2000], loop=0)
+    gallery().save(ROOT / "plots/gallery.png", optimize=True)
+    grids = sorted((ROOT / "runs/cgan_fashion").glob("*.png"))
+    first, *others = [enlarged(Image.open(path).convert("L")) for path in grids]
+    first.save(ROOT / "plots/epochs.gif", save_all=True, append_images=[*others, others[-1]],
+               duration=[700] * len(grids) + [2000], loop=0)
     print("plots/gallery.png, plots/epochs.gif")
 
 
