@@ -3,6 +3,7 @@ import copy
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,9 +181,8 @@ def test_r1_of_the_convolutional_discriminator_against_finite_differences():
         slopes.pow(2).sum(1).mean().item() / 2, rel=1e-4)
 
 
-def test_the_penalty_is_lowered_and_not_returned():
-    """At a constant logit the loss has no gradient by the input: only the penalty moves W."""
-    class Linear(nn.Module):
+def test_the_penalty_is_of_real_images_lowered_and_not_returned(monkeypatch):
+    class Linear(nn.Module):  # whose penalty has the gradient r1 W
         def __init__(self):
             super().__init__()
             self.map = nn.Linear(784, 1, bias=False)
@@ -191,7 +191,13 @@ def test_the_penalty_is_lowered_and_not_returned():
             return self.map(x)
 
     images, labels = batch(4)
-    steps, losses = [], []
+    penalty, steps, losses = gan.r1_penalty, [], []
+
+    def watch(discriminator, penalised, their_labels):
+        assert penalised is images and their_labels is labels
+        return penalty(discriminator, penalised, their_labels)
+
+    monkeypatch.setattr(gan, "r1_penalty", watch)
     for r1 in (0.0, 3.0):
         torch.manual_seed(0)
         discriminator, generator = Linear(), Table(torch.zeros(4, 784).tolist())
@@ -201,7 +207,6 @@ def test_the_penalty_is_lowered_and_not_returned():
                                               optimizer=sgd(discriminator, 1.0)))
         steps.append(discriminator.map.weight.detach() - before)
     assert losses[0] == losses[1]
-    # the gradient of r1 |W|^2 / 2 is r1 W
     torch.testing.assert_close(steps[1] - steps[0], -3.0 * before, rtol=1e-4, atol=1e-6)
 
 
@@ -278,6 +283,35 @@ def test_average_is_the_moving_mean_and_off_at_zero(parse):
         assert average.module.weight.item() == pytest.approx(expected)
 
 
+def test_optimisers_and_average_are_those_of_the_flags(parse):
+    args = parse("--lr-g", 0.1, "--lr-d", 0.2, "--beta1", 0.3, "--g-steps", 2, "--batch-size", 8)
+    nets = gan.build(args, torch.device("cpu"))
+    for optimizer, lr in ((nets.optimizer_g, 0.1), (nets.optimizer_d, 0.2)):
+        assert optimizer.defaults["lr"] == lr and optimizer.defaults["betas"] == (0.3, 0.99)
+    gan.train(nets, *batch(20), args, 1, iterations=10)
+    assert nets.average.n_averaged == 3 * 2 and nets.average.use_buffers
+
+
+def test_verdicts_on_test_images_and_on_fakes_of_the_average(parse):
+    """By nets that show what they are told: D(x) from the first pixel and the label."""
+    class Generator(nn.Module):
+        def forward(self, z, labels):
+            return torch.stack((torch.full((len(z),), -2.0), labels), 1)
+
+    class Discriminator(nn.Module):
+        def forward(self, x, labels):
+            assert not self.training
+            matched = (x[:, 1] == labels).float()  # 1 where fakes are told their own label
+            return (x[:, 0] * matched)[:, None]
+
+    nets = SimpleNamespace(average=Generator(), discriminator=Discriminator())
+    labels = torch.arange(30) % 10
+    images = torch.stack((torch.full((30,), 3.0), labels), 1)
+    found = gan.test(nets, images, labels, parse())
+    expected = {"d_real": 1 / (1 + math.exp(-3)), "d_fake": 1 / (1 + math.exp(2))}
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
 @both
 @pytest.mark.parametrize("conditional", [[], ["--conditional"]])
 def test_every_tensor_is_on_the_device(monkeypatch, parse, meta, arch, conditional):
@@ -352,11 +386,21 @@ def test_a_conditional_run(folders, tmp_path, monkeypatch, call, fails):
     assert samples["paths"].shape == (2, 20, 9, 28, 28)
     assert np.array_equal(samples["labels"], np.arange(200) % 10)
 
+    # samples and grids are of the average
+    nets = gan.build(gan.parse_args(), torch.device("cpu"))
+    state = torch.load(runs / f"{name}.pt", weights_only=True)
+    nets.average.load_state_dict(state["average"])
+    torch.manual_seed(1)
+    z, _ = gan.draw_noise(200, "cpu")
+    expected = gan.as_bytes(gan.evaluate(nets.average, z, torch.arange(200) % 10))
+    assert np.array_equal(samples["images"], expected)
+    grid = gan.grids(nets.average, gan.parse_args(), "cpu")["samples"]
+    gan.save_tiles(tmp_path / "last.png", grid / 2 + 0.5)
+    assert (tmp_path / "last.png").read_bytes() == (runs / name / "samples_002.png").read_bytes()
+
     # --draw shows what the run's own generator makes of the same noise, up to halves
     monkeypatch.setattr(torch, "seed", lambda: torch.manual_seed(7))
     call(gan, *flags, "--draw", "Sneaker", "bag", "t-shirt")
-    nets = gan.build(gan.parse_args(), torch.device("cpu"))
-    nets.average.load_state_dict(torch.load(runs / f"{name}.pt", weights_only=True)["average"])
     torch.manual_seed(7)
     z, _ = gan.draw_noise(24, "cpu")
     images = gan.evaluate(nets.average, z, torch.tensor([7, 8, 0]).repeat_interleave(8)) / 2 + 0.5

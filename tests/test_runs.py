@@ -72,6 +72,7 @@ def contents(folder):
             found[name] = plain(state)
         elif path.suffix == ".json":
             record = json.loads(path.read_text())
+            assert "--resume" not in record["command"]
             found[name] = record["numbers"], record["curves"]
         elif path.is_file():
             found[name] = path.read_bytes()
