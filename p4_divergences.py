@@ -39,7 +39,7 @@ BANDWIDTH = 1.0  # s of the kernel k(x, y) = exp(-(x - y)^2 / (2 s^2))
 WIDE = 4.0  # a second bandwidth, for the mixture
 NEIGHBOURS = 5  # k of the nearest-neighbour estimate of KL
 POINTS = 500  # in every sample
-REPETITIONS = 200  # samples for each estimate
+REPETITIONS = 200  # estimates, each from fresh samples
 SIZES = (60, 120, 240, 480, 960)  # for the rates, between Gaussians at these theta
 RATES = {"equal": 0.0, "apart": 1.0}
 
@@ -72,9 +72,11 @@ def exact(name, theta):
     mmd = mmd2.clamp(min=0).sqrt()  # at p = q rounding may leave -1e-17
     if name == "uniforms":
         distance = theta.abs()
-        kl = torch.where(distance > 0, math.inf * distance, 0.0)  # no support covers the other
+        kl = torch.zeros_like(distance).masked_fill(distance > 0, math.inf)
         return {"kl_pq": kl, "kl_qp": kl, "js": distance.clamp(max=1) * math.log(2),
                 "mmd2": mmd2, "mmd": mmd, "w1": distance}
+    if min(PAIRS[name]["centres"]) < -8 or max(*PAIRS[name]["centres"], theta.max()) > 14:
+        raise ValueError(f"{name}: the grid of x is too short for these positions")
     x = torch.linspace(-20, 26, 9201, dtype=theta.dtype, device=theta.device)
     p, q = make_pair(name, theta[:, None])
     log_p = p.log_prob(x)  # (M,)
@@ -270,13 +272,14 @@ def draw_curves(path):
             axes.plot(theta, values, color=color, linestyle=line, label=label)
         axes.set(title=pair["title"], xlabel=r"position $\theta$ of $q$")
     all_axes[0].set(ylabel="divergence (KL and JS in nats)", yscale="log", ylim=(0.01, 60))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center",
+                  ncols=len(DIVERGENCES))
     save_figure(figure, path)
 
 
 def draw_estimates(path, numbers):
     """Exact values (line) and estimates (mean +- sd): rows of pairs, columns of divergences."""
-    figure = Figure(figsize=(6.9, 3.6))
+    figure = Figure(figsize=(6.9, 1.2 * len(PAIRS)))
     grid = figure.subplots(len(PAIRS), len(DIVERGENCES), sharex="row")
     for row, (name, pair) in zip(grid, PAIRS.items()):
         theta = torch.linspace(0, pair["drawn"], 201, dtype=torch.float64)

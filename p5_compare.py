@@ -148,11 +148,15 @@ class Ruler:
 
 # ------------------------------------------------------------------------------------ measures
 def score(samples, ruler):
-    """{measure: number} of samples (Images). To add a measure, add its line here.
+    """{measure: number} of samples (Images).
 
-    A ratio is over the same distance of real images. No label and no net has a part in that of
-    pixels, but only means and covariances. tv is the total variation distance of the shares of the
-    classes from uniform.
+    To add a measure, add its line here; name it in show() if it is to be printed, and in
+    p5_seeds.py's SCORES if it is to be averaged over seeds. Each *_ratio is over the distance of
+    real images. The distance in pixels needs no net and no labels; it compares means and
+    covariances alone. sharpness is the contrast of neighbouring pixels over that of real images.
+    copies is the share nearer to a training image than 99 % of test images are. tv is the total
+    variation distance of the class shares from uniform; agreement, the share judged to be of the
+    class that was asked for.
     """
     real = ruler.real
     numbers = {"images": len(samples.pixels)}
@@ -247,10 +251,17 @@ def abundance(classes):
 
 
 def diversity(samples, real):
-    """Mean distance of two images of a class over that of real ones, a mean over the classes."""
-    spread = [[torch.pdist(images.features[images.classes == c][:1000]).mean().item()
-               for c in range(10)] for images in (samples, real)]
-    return np.nanmean(np.divide(*spread))  # NaN is a class of fewer than two
+    """Mean distance of two images of a class over that of real ones, a mean over the classes.
+
+    Of the first 1000 of each class; a class of fewer than two does not count.
+    """
+    ratios = []
+    for c in range(10):
+        of_class = [images.features[images.classes == c][:1000] for images in (samples, real)]
+        if min(len(features) for features in of_class) >= 2:
+            ours, theirs = (torch.pdist(features).mean().item() for features in of_class)
+            ratios.append(ours / theirs)
+    return np.mean(ratios)
 
 
 def half(pixels):
@@ -329,16 +340,21 @@ def read_samples(path):
 
     OSError says what is wrong with the file.
     """
+    if not path.exists():
+        raise OSError(f"{path} is missing: train that run here, or give a file that ends in .npz")
+    content = io.BytesIO(path.read_bytes())
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as file:
+        with np.load(content) as file:
             images, labels, paths = file["images"], file.get("labels"), file.get("paths")
             trained_on = int(file.get("train_images", 60_000))
     except Exception as error:  # NumPy and zipfile raise whatever the damage leads to
-        raise OSError(f"{path} is no .npz file with `images` ({error!r})") from error
-    if (images.dtype != np.uint8 or images.shape[1:] != (28, 28) or len(images) < LEAST
-            or images.max() <= 1):
+        raise OSError(f"{path} is damaged or no .npz file with `images`") from error
+    if images.dtype != np.uint8 or images.shape[1:] != (28, 28) or len(images) < LEAST:
         raise OSError(f"{path}: `images` is {images.dtype} {images.shape}; wanted is uint8 (N, 28, "
                       f"28) from 0 to 255, with N at least {LEAST}")
+    if images.max() <= 1 or trained_on < 1:
+        raise OSError(f"{path}: `images` end at {images.max()}, `train_images` is {trained_on}; "
+                      "wanted are pixels from 0 to 255, and at least 1")
     if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]
                                or labels.min() < 0 or labels.max() > 9):
         raise OSError(f"{path}: `labels` is {labels.dtype} {labels.shape}; wanted are whole "
@@ -407,8 +423,11 @@ def train_judge(args, device, epochs=12, batch_size=256):
 
 def show(name, numbers):
     """Print the most important numbers of a run."""
-    measures = ("frechet_ratio", "pixel_ratio", "precision", "recall", "tv")
-    print(f"{name}:", *(f"{measure} {numbers[measure]:.4g}" for measure in measures), flush=True)
+    measures = ("frechet_ratio", "pixel_ratio", "precision", "recall", "tv", "agreement")
+    shown = [f"{measure} {numbers[measure]:.4g}" for measure in measures if measure in numbers]
+    shares = [f"{class_name} {numbers[f'share_{c}']:.3f}" for c, class_name in enumerate(CLASSES)]
+    print(f"{name}:", *shown)
+    print("  shares:", *shares, flush=True)
 
 
 def score_planted(ruler, args, device):
