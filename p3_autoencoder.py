@@ -473,8 +473,7 @@ def load_state(path):
 def open_run(path, args, data):
     """The state to start from: of the checkpoint `path` with --resume, else empty.
 
-    OSError where a folder cannot be written, an unfinished run would be wiped, or the checkpoint is
-    of other settings or data.
+    OSError where a folder cannot be written, a run is unfinished, or settings or data are others.
     """
     for folder in (args.out_dir, args.runs_dir):  # one that cannot be written is told before hours
         folder.mkdir(parents=True, exist_ok=True)
