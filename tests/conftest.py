@@ -1,5 +1,6 @@
 """What the tests share: digits drawn from fonts in place of a download, ways to run a script."""
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import glyphs  # noqa: E402
 import torch  # noqa: E402
+
+# A shell's job in the background ignores Ctrl-C, and so would the runs that tests stop with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

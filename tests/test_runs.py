@@ -250,8 +250,7 @@ def test_a_copy_runs_in_an_empty_folder(script, command, glyph_dir, tmp_path):
 def test_ctrl_c_ends_in_one_line(glyph_dir, tmp_path):
     flags = flags_in(tmp_path, glyph_dir)
     child = subprocess.Popen([sys.executable, ROOT / "vae.py", "--epochs", "9999", *flags], text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     child.stdout.readline()  # an epoch is done
     child.send_signal(signal.SIGINT)
     _, error = child.communicate(timeout=60)
