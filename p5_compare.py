@@ -9,7 +9,7 @@
 The ruler is the judge, a classifier: plots/judge_fashion.pt. Scores can be compared where they name
 the same judge, by its SHA-256, and the same real images: the test images or, of a run with
 --train-images N, training images that it has not seen. The first 10 000 samples are scored, see
-score(); of fewer the Frechet distances come out too large, and recall too small. Into plots/, or
+score(); of fewer the Frechet distances come out too large. Into plots/, or
 plots/sweep/ where the run's record is there, go
     <run>_scores.json    the numbers
     <run>_first.npz      the first hundred samples
@@ -83,6 +83,8 @@ def identity(tensors):
 
 def load_judge(path, device):
     """The Judge in `path`, its copy distance and its identity; OSError where it is no judge."""
+    if not path.exists():
+        raise OSError(f"{path} is missing: it comes with the project")
     judge = Judge().to(device, memory_format=torch.channels_last)  # CPUs convolve it faster
     try:
         tensors = torch.load(path, map_location=device, weights_only=True)
@@ -494,6 +496,8 @@ def score_run(name, source, found, path, ruler, args, device):
     write_record(path, run_args, device, dataset="fashion", judge=ruler.sha256,
                  real=ruler.real_name, numbers=numbers, curves=curves, seconds=time.process_time())
     show(f"{path}, against {ruler.real_name}", numbers)
+    if len(samples.pixels) < COUNT:
+        print(f"  {len(samples.pixels)} images: with fewer than {COUNT} distances are too large")
 
 
 def score_runs(args, device):
