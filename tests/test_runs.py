@@ -198,8 +198,8 @@ def test_a_flag_changes_the_name_unless_it_changes_no_result(monkeypatch):
 @training
 @pytest.mark.parametrize("flag", ["--out-dir", "--runs-dir"])
 def test_a_folder_that_cannot_be_written(script, fails, folders, tmp_path, flag, monkeypatch):
-    (tmp_path / "file").write_text("")
     """It is named before training, which may take hours."""
+    (tmp_path / "file").write_text("")
     monkeypatch.setattr(script, "train", None)
     assert "file/folder" in fails(script, *QUICK[script], *folders, flag, tmp_path / "file/folder")
 
